@@ -1,0 +1,272 @@
+"""Settings as values: every choice that a run or a model depends on, checked when it is made.
+
+All are frozen dataclasses. `as_dict` gives what a manifest or a report stores; `from_dict` reads it back and names what it
+does not know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+#: How a transformation's affine part, velocity units and border are defined; see `ModelConfig.convention`.
+CONVENTIONS = ("metric", "reference")
+#: Which of the two maps is φ∘θ, that is, the one integrated from +v with the affine applied first.
+DIRECTIONS = ("atlas_from_image", "image_from_atlas")
+MODES = ("network", "field")
+PLACEMENTS = ("auto", "center", "given")
+
+_C = TypeVar("_C")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is made of.
+
+    Attributes:
+        labels: number K of label channels, background first; at least 2.
+        shape: voxels of the model grid along the array axes, (Z, Y, X) or (Y, X).
+        itn_channels: widths of the ITN's four levels.
+        stn_channels: widths of the STN: encoder at 1/2 and 1/4, encoder at 1/8, last decoder layer.
+        convention: "metric" rotates in millimetres about the grid's centre with a rotation vector; "reference" is the
+            released code's: Euler angles in the normalised cube, array-order axes, border-clamped composition.
+        direction: which map is φ∘θ; the other one is θ⁻¹∘φ⁻¹.
+        affine: whether there is an affine part.
+        nonrigid: whether there is a diffeomorphic part.
+        squarings: steps of scaling and squaring.
+    """
+
+    labels: int
+    shape: tuple[int, ...]
+    itn_channels: tuple[int, ...] = (8, 16, 32, 64)
+    stn_channels: tuple[int, ...] = (16, 32, 8)
+    convention: str = "metric"
+    direction: str = "atlas_from_image"
+    affine: bool = True
+    nonrigid: bool = True
+    squarings: int = 6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "itn_channels", tuple(int(n) for n in self.itn_channels))
+        object.__setattr__(self, "stn_channels", tuple(int(n) for n in self.stn_channels))
+        if self.labels < 2:
+            raise ConfigError(f"a model needs a background and at least one label, not {self.labels} channels")
+        if len(self.shape) not in (2, 3) or min(self.shape) < 8:
+            raise ConfigError(f"a model grid has 2 or 3 axes of at least 8 voxels, not shape {self.shape}")
+        _one_of("convention", self.convention, CONVENTIONS)
+        _one_of("direction", self.direction, DIRECTIONS)
+        if len(self.itn_channels) != 4 or min(self.itn_channels) < 1:
+            raise ConfigError(f"itn_channels needs four positive widths, not {self.itn_channels}")
+        if len(self.stn_channels) != 3 or min(self.stn_channels) < 1:
+            raise ConfigError(f"stn_channels needs three positive widths, not {self.stn_channels}")
+        if not (self.affine or self.nonrigid):
+            raise ConfigError("a model needs an affine or a non-rigid part")
+        _at_least("squarings", self.squarings, 1)
+
+    @property
+    def ndim(self) -> int:
+        """2 or 3."""
+        return len(self.shape)
+
+
+@dataclass(frozen=True)
+class NormalisationConfig:
+    """How an image's values are brought to the ITN.
+
+    Attributes:
+        kind: "z-score" subtracts the mean and divides by the standard deviation of the whole image; "window" maps a
+            window of intensities to [-1, 1] and clips what lies beyond it, for units with a meaning such as HU; "none"
+            takes the values as they are.
+        center: middle of the window, in the image's units.
+        width: full width of the window, in the image's units; positive.
+        outside: what lies beyond the image where the model grid is larger: "mean", "minimum", or a value in its units.
+        antialias: blur before sampling onto larger voxels.
+    """
+
+    kind: str = "z-score"
+    center: float = 0.0
+    width: float = 1.0
+    outside: str | float = "minimum"
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("z-score", "window", "none"))
+        _finite("center", self.center)
+        _finite("width", self.width)
+        if self.width <= 0:
+            raise ConfigError(f"the window's width must be positive, not {self.width}")
+        if isinstance(self.outside, str):
+            _one_of("outside", self.outside, ("mean", "minimum"))
+        else:
+            _finite("outside", self.outside)
+
+
+@dataclass(frozen=True)
+class PlacementConfig:
+    """Where on the image the model grid goes.
+
+    Attributes:
+        how: "auto" looks for the anatomy with the ITN when the image is larger than the model grid, and takes the
+            image's centre otherwise; "center" takes the image's centre; "given" takes `center` or the middle of `box`.
+        center: LPS mm, x, y, z.
+        box: LPS mm, x0, x1, y0, y1, z0, z1.
+    """
+
+    how: str = "auto"
+    center: tuple[float, ...] | None = None
+    box: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("how", self.how, PLACEMENTS)
+        if (self.how == "given") != (self.center is not None or self.box is not None):
+            raise ConfigError("a centre or a box goes with the placement 'given', and 'given' needs one of them")
+        if self.center is not None and self.box is not None:
+            raise ConfigError("give either a centre or a box for the model grid, not both")
+        for value in (*(self.center or ()), *(self.box or ())):
+            _finite("the placement", value)
+        if self.box is not None:
+            pairs = list(zip(self.box[::2], self.box[1::2], strict=False))
+            if len(self.box) not in (4, 6) or any(low >= high for low, high in pairs):
+                raise ConfigError(f"a box is x0,x1,y0,y1,z0,z1 in mm with x0 < x1 and so on, not {self.box}")
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Refinement of one case: L* = β* L*_a2s + γ* L*_s2a + λ* L_reg (Sinclair et al. 2022).
+
+    Attributes:
+        iterations: gradient steps; 0 keeps the one-pass result. None takes the model's own number.
+        strength: λ*, in the paper's units at the model's grid size; None takes the model's own.
+        beta: β*, weight of the atlas brought onto the prediction.
+        gamma: γ*, weight of the prediction brought onto the atlas.
+        learning_rate: of Adam; None takes the mode's own.
+        mode: "network" adapts a copy of the STN's weights; "field" adapts velocity and affine parameters themselves.
+    """
+
+    iterations: int | None = None
+    strength: float | None = None
+    beta: float = 1.0
+    gamma: float = 0.0
+    learning_rate: float | None = None
+    mode: str = "network"
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, MODES)
+        if self.iterations is not None:
+            _at_least("iterations", self.iterations, 0)
+        if self.strength is not None:
+            _at_least("the strength λ*", self.strength, 0)
+        _at_least("beta", self.beta, 0)
+        _at_least("gamma", self.gamma, 0)
+        if self.beta == 0 and self.gamma == 0:
+            raise ConfigError("beta and gamma are both zero: nothing would pull the atlas to the image")
+        if self.learning_rate is not None:
+            _positive("learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Joint training of ITN, STN and atlas: L = L_s + ω (L_a2s + L_s2a + λ L_reg) (Sinclair et al. 2022).
+
+    Attributes:
+        epochs: passes over the training cases.
+        batch_size: cases per step.
+        learning_rate: Adam's at the start.
+        halve_every: epochs in which the learning rate halves; 0 keeps it.
+        strength: λ.
+        omega_midpoint: epoch at which the sigmoid ω(t) = 1/(1 + exp(−(t − midpoint)/25)) is ½; None keeps ω = 1.
+        eta: η, share of the new mean in each epoch's atlas update.
+        label_blur: σ in voxels of the blur of one-hot labels.
+        rotation: augmentation, largest angle in degrees about x, y, z; 0 for none.
+        translation: augmentation, largest shift in mm along x, y, z.
+        scale: augmentation, largest relative change of size (0.1 for 0.9 to 1.1).
+        intensity: augmentation, largest relative change of contrast and of brightness (in normalised units).
+        noise: augmentation, largest standard deviation of added noise, in normalised units.
+        validation: share of the cases held out to watch the training.
+        seed: of everything random.
+    """
+
+    epochs: int = 100
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    halve_every: int = 0
+    strength: float = 500.0
+    omega_midpoint: float | None = None
+    eta: float = 0.01
+    label_blur: float = 0.5
+    rotation: float = 0.0
+    translation: float = 0.0
+    scale: float = 0.0
+    intensity: float = 0.0
+    noise: float = 0.0
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("halve_every", self.halve_every, 0)
+        _positive("learning_rate", self.learning_rate)
+        for name in ("strength", "label_blur", "rotation", "translation", "scale", "intensity", "noise"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("eta", "validation"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name} lies between 0 and 1, not {value}")
+        if self.omega_midpoint is not None:
+            _finite("omega_midpoint", self.omega_midpoint)
+
+    def omega(self, epoch: int) -> float:
+        """ω of an epoch, counted from 1."""
+        if self.omega_midpoint is None:
+            return 1.0
+        return 1.0 / (1.0 + math.exp(-(epoch - self.omega_midpoint) / 25.0))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as plain values for JSON."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+
+
+def from_dict(kind: type[_C], values: Mapping[str, Any]) -> _C:
+    """A config of `kind` from plain values.
+
+    Raises:
+        ConfigError: a name is unknown, a required one absent, or a value impossible.
+    """
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{kind.__name__} does not know {', '.join(unknown)}", f"it knows {', '.join(sorted(known))}")
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return kind(**plain)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__} cannot be made: {error}") from error
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is '{value}'", f"use one of {', '.join(choices)}")
+
+
+def _finite(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, not {value!r}")
+
+
+def _at_least(name: str, value: Any, low: float) -> None:
+    _finite(name, value)
+    if value < low:
+        raise ConfigError(f"{name} must be at least {low:g}, not {value:g}")
+
+
+def _positive(name: str, value: Any) -> None:
+    _finite(name, value)
+    if value <= 0:
+        raise ConfigError(f"{name} must be positive, not {value:g}")

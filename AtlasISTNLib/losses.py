@@ -1,0 +1,35 @@
+"""The terms of Atlas-ISTN's losses (Sinclair et al. 2022, doi:10.1016/j.media.2022.102383, eqs. of section 3).
+
+As in the released code, squared norms are means over voxels and channels, which is what the published λ belongs to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def label_distance(labels: Tensor, others: Tensor) -> Tensor:
+    """Mean squared difference of soft label maps (N, C, *shape): L_s on all channels, L_a2s and L_s2a on the foreground."""
+    return F.mse_loss(labels, others.expand_as(labels))
+
+
+def smoothness(displacement: Tensor | None, like: Tensor) -> Tensor:
+    """L_reg: mean squared forward difference of a displacement (N, D, *shape) in CUBE units, averaged over the axes.
+
+    Zero, on the device of `like`, without a displacement.
+    """
+    if displacement is None:
+        return torch.zeros((), device=like.device, dtype=like.dtype)
+    axes = range(2, displacement.ndim)
+    return torch.stack([displacement.diff(dim=axis).square().mean() for axis in axes]).mean()
+
+
+def strength_in_voxels(strength: float, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """λ in voxel units for each displacement component x, y, z: λ·4/(N−1)², N the voxels along that axis.
+
+    The regulariser of CUBE displacements times λ equals that of voxel displacements times this, so it is what stays the
+    same when a model is moved to another grid size.
+    """
+    return tuple(strength * 4 / (n - 1) ** 2 for n in reversed(shape))

@@ -1,0 +1,68 @@
+"""The model: an atlas, the network that predicts labels and the network that registers the atlas to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .configs import ModelConfig
+from .errors import ConfigError
+from .networks import ITN, STN
+from .warp import Transformation, metric_affine, reference_affine
+
+
+class AtlasISTN(nn.Module):
+    """ITN, STN and atlas (Sinclair et al. 2022). It keeps nothing of the cases that it sees.
+
+    Args:
+        config: what the model is made of.
+        half_extent: mm from the model grid's centre to its outermost voxel centres, x, y, z.
+        atlas_image: (1, *shape), normalised as the images are.
+        atlas_labels: (K, *shape), soft, background first.
+
+    Raises:
+        ConfigError: the atlas does not fit the config.
+    """
+
+    atlas_image: Tensor
+    atlas_labels: Tensor
+
+    def __init__(
+        self, config: ModelConfig, half_extent: Sequence[float], atlas_image: Tensor, atlas_labels: Tensor
+    ) -> None:
+        super().__init__()
+        expected = (config.labels, *config.shape)
+        if tuple(atlas_labels.shape) != expected or tuple(atlas_image.shape) != (1, *config.shape):
+            raise ConfigError(
+                f"the atlas has shapes {tuple(atlas_image.shape)} and {tuple(atlas_labels.shape)}, "
+                f"the model needs {(1, *config.shape)} and {expected}"
+            )
+        self.config = config
+        self.half_extent = tuple(float(h) for h in half_extent)
+        self.itn = ITN(config)
+        self.stn = STN(config)
+        self.register_buffer("atlas_image", atlas_image.float(), persistent=False)
+        self.register_buffer("atlas_labels", atlas_labels.float(), persistent=False)
+
+    def stn_input(self, prediction: Tensor) -> Tensor:
+        """The foregrounds of a prediction (N, K, *shape) and of the atlas, (N, 2(K−1), *shape)."""
+        atlas = self.atlas_labels[1:].expand(prediction.shape[0], -1, *self.config.shape)
+        return torch.cat([prediction[:, 1:], atlas], dim=1)
+
+    def register_atlas(self, prediction: Tensor) -> Transformation:
+        """One pass of the STN for predictions (N, K, *shape)."""
+        return self.transformation(*self.stn(self.stn_input(prediction)))
+
+    def transformation(self, velocity: Tensor | None, affine: Tensor | None) -> Transformation:
+        """The transformation of what an STN puts out: velocity (N, D, *half) in voxels, affine parameters (N, 2D + R)."""
+        config = self.config
+        if affine is None:
+            n = 1 if velocity is None else velocity.shape[0]
+            like = self.atlas_image
+            eye = torch.eye(config.ndim, config.ndim + 1, dtype=like.dtype, device=like.device)
+            return Transformation(eye.expand(n, -1, -1), velocity, config)
+        if config.convention == "reference":
+            return Transformation(reference_affine(affine), velocity, config)
+        return Transformation(metric_affine(affine, self.half_extent), velocity, config)

@@ -1,0 +1,132 @@
+"""The two networks: the ITN, a U-net that predicts soft labels, and the STN, which predicts a transformation.
+
+Layers follow the released code (widths are settings), so that its weights fit after renaming; see `reference`. No layer
+uses normalisation over space: the ITN gives the same answer on a crop as on a whole image, away from the crop's border.
+Sizes need not be multiples of anything: inputs are padded inside and outputs cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .configs import ModelConfig
+from .warp import cropped
+
+_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_INTERPOLATE = {2: "bilinear", 3: "trilinear"}
+
+#: The U-net halves three times; the STN's affine head once more.
+ITN_MULTIPLE = 8
+STN_MULTIPLE = 16
+
+
+def padded_shape(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """The smallest shape of multiples that holds `shape`."""
+    return tuple(-(-n // multiple) * multiple for n in shape)
+
+
+def _pad(x: Tensor, multiple: int, mode: str) -> Tensor:
+    shape = x.shape[2:]
+    extra = [b - a for a, b in zip(shape, padded_shape(shape, multiple), strict=True)]
+    if not any(extra):
+        return x
+    return F.pad(x, [side for n in reversed(extra) for side in (0, n)], mode=mode)
+
+
+def _up(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode=_INTERPOLATE[x.ndim - 2], align_corners=False)
+
+
+class ITN(nn.Module):
+    """U-net from an image (N, 1, *shape) to soft labels (N, K, *shape); linear output, no softmax."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        conv = _CONV[config.ndim]
+        a, b, c, d = config.itn_channels
+        self.enter1, self.enter2 = conv(1, a, 3, padding=1), conv(a, a, 3, padding=1)
+        self.down1, self.level2 = conv(a, b, 3, padding=1, stride=2), conv(b, b, 3, padding=1)
+        self.down2, self.level3 = conv(b, c, 3, padding=1, stride=2), conv(c, c, 3, padding=1)
+        self.down3, self.level4 = conv(c, d, 3, padding=1, stride=2), conv(d, d, 3, padding=1)
+        self.merge3 = conv(d + c, c, 3, padding=1)
+        self.merge2 = conv(c + b, b, 3, padding=1)
+        self.merge1 = conv(b + a, a, 3, padding=1)
+        self.leave = conv(a, config.labels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        shape = image.shape[2:]
+        x1 = F.relu(self.enter2(F.relu(self.enter1(_pad(image, ITN_MULTIPLE, "replicate")))))
+        x2 = F.relu(self.level2(self.down1(x1)))
+        x3 = F.relu(self.level3(self.down2(x2)))
+        x4 = F.relu(self.level4(self.down3(x3)))
+        x3 = F.relu(self.merge3(torch.cat([_up(x4), x3], dim=1)))
+        x2 = F.relu(self.merge2(torch.cat([_up(x3), x2], dim=1)))
+        x1 = F.relu(self.merge1(torch.cat([_up(x2), x1], dim=1)))
+        return cropped(self.leave(x1), shape)
+
+
+class STN(nn.Module):
+    """From the foreground of a prediction and of the atlas to velocity and affine parameters.
+
+    Input: (N, 2(K−1), *shape), prediction first. Output: velocity (N, D, *half) in voxels of the full grid (half of the
+    padded shape), or None; and affine parameters (N, 2D + R) as `warp.metric_affine` takes them, or None.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        conv, d = _CONV[config.ndim], config.ndim
+        a, b, c = config.stn_channels
+        n = 2 * (config.labels - 1)
+        self.down1, self.level2a, self.level2b = (
+            conv(n, n, 3, padding=1, stride=2),
+            conv(n, a, 3, padding=1),
+            conv(a, a, 3, padding=1),
+        )
+        self.down2, self.level3 = conv(a, a, 3, padding=1, stride=2), conv(a, a, 3, padding=1)
+        self.down3, self.level4 = conv(a, b, 3, padding=1, stride=2), conv(b, b, 3, padding=1)
+        self.affine_hidden = self.translation = self.rotation = self.scaling = None
+        if config.affine:
+            features = b
+            for m in padded_shape(config.shape, STN_MULTIPLE):
+                features *= m // STN_MULTIPLE
+            self.affine_hidden = nn.Linear(features, 32)
+            self.translation, self.rotation, self.scaling = (
+                nn.Linear(32, d),
+                nn.Linear(32, 1 if d == 2 else 3),
+                nn.Linear(32, d),
+            )
+            for head in (self.translation, self.rotation, self.scaling):
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+        self.merge3 = self.merge2a = self.merge2b = self.velocity = None
+        if config.nonrigid:
+            self.merge3 = conv(b + a, a, 3, padding=1)
+            self.merge2a, self.merge2b = conv(a + a, a, 3, padding=1), conv(a, c, 3, padding=1)
+            self.velocity = conv(c, d, 3, padding=1)
+            # Training starts at the identity, with a gradient.
+            nn.init.normal_(self.velocity.get_parameter("weight"), std=1e-5)
+            nn.init.zeros_(self.velocity.get_parameter("bias"))
+
+    def forward(self, pair: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x2 = F.relu(self.level2b(F.relu(self.level2a(self.down1(_pad(pair, STN_MULTIPLE, "constant"))))))
+        x3 = F.relu(self.level3(self.down2(x2)))
+        x4 = F.relu(self.level4(self.down3(x3)))
+        return self._velocity(x2, x3, x4), self._affine(x4)
+
+    def _velocity(self, x2: Tensor, x3: Tensor, x4: Tensor) -> Tensor | None:
+        if self.velocity is None or self.merge3 is None or self.merge2a is None or self.merge2b is None:
+            return None
+        x3 = F.relu(self.merge3(torch.cat([_up(x4), x3], dim=1)))
+        x2 = F.relu(self.merge2a(torch.cat([_up(x3), x2], dim=1)))
+        return self.velocity(F.relu(self.merge2b(x2)))
+
+    def _affine(self, x4: Tensor) -> Tensor | None:
+        if self.affine_hidden is None or self.translation is None or self.rotation is None or self.scaling is None:
+            return None
+        pooled = F.avg_pool2d(x4, 2) if x4.ndim == 4 else F.avg_pool3d(x4, 2)
+        hidden = F.relu(self.affine_hidden(pooled.flatten(1)))
+        return torch.cat([self.translation(hidden), self.rotation(hidden), self.scaling(hidden)], dim=1)

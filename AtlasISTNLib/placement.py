@@ -1,0 +1,179 @@
+"""Placing the model grid on an image: at its centre, where the user says, or where the ITN finds the anatomy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .bundle import Bundle
+from .configs import PlacementConfig
+from .datasets import normalised
+from .errors import ConfigError
+from .geometry import VOXEL, WORLD, Float, Grid
+from .networks import ITN_MULTIPLE
+from .progress import Cancel, Progress, Report, never, silent, stop_if
+from .volume import Volume
+
+#: The whole image goes through the ITN in slabs of at most so many voxels, overlapping by the ITN's reach.
+_SLAB_VOXELS = 1 << 22
+_REACH = 4 * ITN_MULTIPLE
+#: Less foreground than this share of the atlas's own, and nothing was found.
+_LEAST_MASS = 0.05
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the model grid lies on an image.
+
+    Attributes:
+        grid: in WORLD.
+        how: "auto", "center" or "given".
+        warnings: what the user should know of it.
+    """
+
+    grid: Grid
+    how: str
+    warnings: tuple[str, ...] = ()
+
+
+def place(
+    bundle: Bundle, image: Volume, config: PlacementConfig, report: Report = silent, cancel: Cancel = never
+) -> Placement:
+    """Place the model grid; its directions and spacing are the model's, only its centre is sought.
+
+    Args:
+        image: of the model's dimension.
+        config: how.
+
+    Raises:
+        ConfigError: a given centre or box has another dimension, or lies outside the image.
+        Cancelled: stopped while looking.
+    """
+    grid = bundle.grid
+    if config.how == "given":
+        return _given(grid, image, config)
+    if config.how == "auto" and larger(image.grid, grid):
+        return _found(bundle, image, report, cancel)
+    return Placement(_at(grid, np.array(image.grid.center)), "center")
+
+
+def larger(image: Grid, grid: Grid) -> bool:
+    """Whether an image reaches further than a model grid along any of its directions, by more than a voxel of it."""
+    along = image.corners() @ np.array(grid.direction)
+    return bool((np.ptp(along, axis=0) > np.array(grid.extent) + np.array(grid.spacing)).any())
+
+
+def touching(labels: NDArray[np.integer], names: dict[int, str]) -> list[str]:
+    """Names of the labels that lie in the outermost voxels of a label map (Z, Y, X) or (Y, X)."""
+    inner = np.zeros(labels.shape, dtype=bool)
+    inner[tuple(slice(1, -1) for _ in labels.shape)] = True
+    present = set(np.unique(labels[~inner]).tolist())
+    return [name for value, name in names.items() if value in present]
+
+
+def _at(grid: Grid, center: Float) -> Grid:
+    return Grid.centered(grid.shape, grid.spacing, center, grid.direction)
+
+
+def _given(grid: Grid, image: Volume, config: PlacementConfig) -> Placement:
+    d = grid.ndim
+    if config.center is not None:
+        values, center = config.center, np.array(config.center)
+    else:
+        values = config.box or ()
+        low, high = np.array(values[::2]), np.array(values[1::2])
+        center = (low + high) / 2
+    if len(center) != d:
+        raise ConfigError(f"the placement {tuple(values)} is not for a {d}D model", f"give {d} coordinates in LPS mm")
+    if not image.grid.contains(center):
+        corners = image.grid.corners()
+        span = " ".join(f"{a:g}..{b:g}" for a, b in zip(corners.min(axis=0), corners.max(axis=0), strict=True))
+        raise ConfigError(
+            f"the model grid's centre {tuple(center.tolist())} lies outside the image",
+            f"the image covers {span} mm (LPS)",
+        )
+    warnings = []
+    if (
+        config.box is not None
+        and (np.array(config.box[1::2]) - np.array(config.box[::2]) > np.array(grid.extent)).any()
+    ):
+        size = " x ".join(f"{e:g}" for e in grid.extent)
+        warnings.append(f"The box is larger than the model grid ({size} mm): only its middle is segmented.")
+    return Placement(_at(grid, center), "given", tuple(warnings))
+
+
+def _found(bundle: Bundle, image: Volume, report: Report, cancel: Cancel) -> Placement:
+    """Run the ITN over the whole image and centre the grid on the mass of its foreground."""
+    grid = bundle.grid
+    mass = foreground_mass(bundle, image, report, cancel)
+    atlas_mass = bundle.model.atlas_labels[1:].sum(dim=0).clamp(0, 1).cpu().numpy()
+    if mass.array.sum() < _LEAST_MASS * atlas_mass.sum():
+        return Placement(
+            _at(grid, np.array(image.grid.center)),
+            "center",
+            ("The anatomy was not found in the image; the model grid was placed at the image's centre.",),
+        )
+    # The window of the model grid's size that holds most of the mass, then its centroid: islands elsewhere do not pull.
+    values = mass.array[0].astype(np.float64)
+    window = ndimage.uniform_filter(
+        values, size=[min(n, m) for n, m in zip(grid.shape, values.shape, strict=True)], mode="constant"
+    )
+    center = mass.grid.transform_points(np.array(np.unravel_index(window.argmax(), values.shape)[::-1]), WORLD, VOXEL)
+    atlas_offset = _centroid(atlas_mass, grid, grid) - np.array(grid.center)
+    points = mass.grid
+    for _ in range(8):
+        moved = _centroid(values, points, _at(grid, center)) - atlas_offset
+        done = np.linalg.norm(moved - center) < 0.1 * min(grid.spacing)
+        center = moved
+        if done:
+            break
+    return Placement(_at(grid, center), "auto")
+
+
+def foreground_mass(bundle: Bundle, image: Volume, report: Report = silent, cancel: Cancel = never) -> Volume:
+    """The ITN's foreground weight in [0, 1] over the whole image at the model's spacing and directions."""
+    grid = _covering(image.grid, bundle.grid)
+    normal = torch.from_numpy(normalised(image, grid, bundle.normalisation).array.copy())
+    rows = max(ITN_MULTIPLE, _SLAB_VOXELS // int(np.prod(grid.shape[1:])) // ITN_MULTIPLE * ITN_MULTIPLE)
+    parts = []
+    for low in range(0, grid.shape[0], rows):
+        stop_if(cancel, "looking for the anatomy")
+        start, stop = max(0, low - _REACH), min(grid.shape[0], low + rows + _REACH)
+        with torch.no_grad():
+            soft = bundle.model.itn(normal[:, start:stop].unsqueeze(0).to(bundle.device))[0]
+        weight = soft[1:].amax(dim=0).clamp(0, 1)
+        parts.append(torch.where(weight > 0.5, weight, 0.0)[low - start : low - start + rows].cpu().numpy())
+        report(Progress("place", min(low + rows, grid.shape[0]), grid.shape[0]))
+    return Volume.from_array(np.concatenate(parts), grid, "foreground")
+
+
+def _covering(image: Grid, grid: Grid) -> Grid:
+    """The grid of a model's directions and spacing that covers a whole image."""
+    axes = np.array(grid.direction)
+    along = image.corners() @ axes
+    low, high = along.min(axis=0), along.max(axis=0)
+    size = [max(1, int(np.ceil((b - a) / s))) for a, b, s in zip(low, high, grid.spacing, strict=True)]
+    return Grid.centered(size[::-1], grid.spacing, axes @ ((low + high) / 2), axes)
+
+
+def _centroid(values: NDArray[np.floating], grid: Grid, within: Grid) -> Float:
+    """WORLD centroid of the values that lie within another grid of the same directions; its centre if there are none."""
+    corners = grid.transform_points(within.corners(), VOXEL, WORLD)
+    low, high = corners.min(axis=0)[::-1], corners.max(axis=0)[::-1]
+    place = tuple(slice(max(0, int(np.ceil(a))), max(0, int(np.floor(b)) + 1)) for a, b in zip(low, high, strict=True))
+    part = values[place]
+    total = part.sum()
+    if part.size == 0 or total <= 0:
+        return np.array(within.center)
+    sums = [
+        (
+            part.sum(axis=tuple(j for j in range(part.ndim) if j != axis))
+            * np.arange(place[axis].start, place[axis].start + n)
+        ).sum()
+        for axis, n in enumerate(part.shape)
+    ]
+    return grid.transform_points(np.array(sums[::-1]) / total, WORLD, VOXEL)

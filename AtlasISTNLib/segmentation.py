@@ -1,0 +1,327 @@
+"""Segmenting an image: ITN, one pass of the STN, and refinement of a copy on the single case.
+
+Refinement minimises L* = β* L*_a2s + γ* L*_s2a + λ* L_reg against the ITN's own prediction, with the ITN frozen
+(Sinclair et al. 2022, doi:10.1016/j.media.2022.102383). The ITN runs once, in `segment`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .bundle import Bundle
+from .configs import PlacementConfig, RefineConfig
+from .correspondence import Correspondence
+from .datasets import normalised
+from .errors import DeviceError, DivergenceError
+from .geometry import Grid, Plane
+from .losses import label_distance, smoothness, strength_in_voxels
+from .placement import Placement, place, touching
+from .progress import Cancel, Progress, Report, never, silent, stop_if
+from .result import Result, State, Step, Trace
+from .volume import Volume, checked_image
+from .warp import Transformation, sample
+
+#: Adam's learning rates: the paper's for weights; in voxels and free affine parameters for fields.
+LEARNING_RATES = {"network": 1e-3, "field": 5e-2}
+_OUT_OF_MEMORY = "use --device cpu, or close other programs that use the GPU"
+
+
+def segment(
+    bundle: Bundle,
+    image: Volume,
+    placement: PlacementConfig | None = None,
+    report: Report = silent,
+    cancel: Cancel = never,
+) -> Result:
+    """Predict labels with the ITN and register the atlas to them in one pass.
+
+    Args:
+        bundle: the model.
+        image: one grey value per voxel, on any grid; a 2D model takes 2D images and single slices.
+        placement: where to put the model grid; automatic by default.
+        report: gets the stages "place", "predict" and "register".
+        cancel: asked between stages.
+
+    Raises:
+        VolumeError: the image cannot be segmented by this model.
+        ConfigError: the given placement is impossible.
+        DeviceError: out of memory.
+        Cancelled: stopped.
+    """
+    start = time.perf_counter()
+    checked_image(image, bundle.config.ndim)
+    plane = Plane.of(image.grid) if image.grid.ndim > bundle.config.ndim else None
+    flat = (
+        image if plane is None else Volume.from_array(image.array.reshape(1, *plane.grid.shape), plane.grid, image.name)
+    )
+    try:
+        placed = place(bundle, flat, placement or PlacementConfig(), report, cancel)
+        located = time.perf_counter()
+        stop_if(cancel, "segmenting")
+        with torch.no_grad():
+            normal = torch.from_numpy(normalised(flat, placed.grid, bundle.normalisation).array.copy())
+            prediction = bundle.model.itn(normal.unsqueeze(0).to(bundle.device))
+            report(Progress("predict", 1, 1))
+            stop_if(cancel, "segmenting")
+            velocity, affine = bundle.model.stn(bundle.model.stn_input(prediction))
+            warp = bundle.model.transformation(velocity, affine)
+            correspondence = _correspondence(bundle, warp, placed.grid, plane)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"{bundle.device} ran out of memory segmenting {image.name}", _OUT_OF_MEMORY) from error
+    report(Progress("register", 1, 1))
+    placed = _with_border_warnings(placed, bundle, prediction, warp)
+    result = Result(
+        image=image,
+        structures=bundle.labels,
+        placement=placed if plane is None else replace(placed, grid=correspondence.image_grid),
+        soft_prediction=_lifted(prediction[0], correspondence.image_grid, "prediction"),
+        soft_atlas=_lifted(bundle.model.atlas_labels, correspondence.atlas_grid, "labels"),
+        atlas=_lifted(bundle.model.atlas_image, correspondence.atlas_grid, "atlas-image"),
+        one_pass=correspondence,
+        correspondence=correspondence,
+        state=State(_kept(velocity), _kept(affine)),
+        seconds={"place": located - start, "one_pass": time.perf_counter() - located},
+    )
+    return result
+
+
+def refine(
+    bundle: Bundle,
+    result: Result,
+    config: RefineConfig | None = None,
+    report: Report = silent,
+    cancel: Cancel = never,
+) -> Result:
+    """Refine a result against the ITN's prediction; the bundle and the given result stay as they are.
+
+    It begins at the state of `result`: the one-pass one after `segment`, the refined one after `refine` (in mode
+    "network" with the weights that `result` was refined to, or the model's own if it was refined as a field). Adam
+    begins afresh. The state of the lowest loss is kept.
+
+    Args:
+        config: None fields take the model's own defaults; zero iterations give `result` back.
+        report: gets stage "refine" for every step with "total", "a2s", "s2a", "reg"; `preview()` gives the
+            `Correspondence` of that step.
+        cancel: asked after every step; the best state so far is returned, its trace "cancelled".
+
+    Raises:
+        DivergenceError: a loss is not finite; the error's `result` is the best one so far.
+        DeviceError: out of memory.
+    """
+    config = resolved(config or RefineConfig(), bundle)
+    if config.iterations == 0:
+        return result
+    try:
+        return _Refinement(bundle, result, config).run(report, cancel)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"{bundle.device} ran out of memory refining {result.image.name}", _OUT_OF_MEMORY) from error
+
+
+def resolved(config: RefineConfig, bundle: Bundle) -> RefineConfig:
+    """A config with every None replaced by the model's own default."""
+    own = bundle.refinement
+    rate = (
+        own.learning_rate if own.mode == config.mode and own.learning_rate is not None else LEARNING_RATES[config.mode]
+    )
+    return replace(
+        config,
+        iterations=own.iterations if config.iterations is None else config.iterations,
+        strength=own.strength if config.strength is None else config.strength,
+        learning_rate=rate if config.learning_rate is None else config.learning_rate,
+    )
+
+
+@dataclass(frozen=True)
+class _Moving:
+    """What a mode optimises: its parameters, and how they give velocity and affine parameters."""
+
+    parameters: list[Tensor]
+    current: Callable[[], tuple[Tensor | None, Tensor | None]]
+    weights: Callable[[], dict[str, Tensor] | None]
+
+
+class _Refinement:
+    """One run of `refine`; owns everything that changes during it."""
+
+    def __init__(self, bundle: Bundle, result: Result, config: RefineConfig) -> None:
+        self.bundle, self.result, self.config = bundle, result, config
+        shape = bundle.config.shape
+        soft = torch.from_numpy(result.soft_prediction.array.copy()).reshape(1, -1, *shape)
+        self.prediction = soft.to(bundle.device)
+        self.moving = _network(bundle, result, self.prediction) if config.mode == "network" else _field(bundle, result)
+        self.steps: list[Step] = []
+        self.best: tuple[int, State] | None = None
+        self.started = time.perf_counter()
+
+    def run(self, report: Report, cancel: Cancel) -> Result:
+        iterations, rate = self.config.iterations or 0, self.config.learning_rate or 0.0
+        optimizer = torch.optim.Adam(self.moving.parameters, lr=rate)
+        stopped = "finished"
+        for step in range(iterations + 1):
+            last = step == iterations
+            with torch.set_grad_enabled(not last):
+                velocity, affine = self.moving.current()
+                warp = self.bundle.model.transformation(velocity, affine)
+                loss, record = self._loss(warp, step)
+            self._keep(record, velocity, affine)
+            report(Progress("refine", step, iterations, _values(record), preview=lambda w=warp: self._seen(w)))  # type: ignore[misc]
+            if last:
+                break
+            if cancel():
+                stopped = "cancelled"
+                break
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return self._finished(stopped)
+
+    def _loss(self, warp: Transformation, step: int) -> tuple[Tensor, Step]:
+        """L* and its terms; warps nothing that a zero weight makes needless."""
+        c, model = self.config, self.bundle.model
+        plus = warp.displacement(1)
+        outward = warp.config.direction == "atlas_from_image"
+        zero = torch.zeros((), device=self.prediction.device)
+        a2s = s2a = zero
+        if c.beta:
+            points = warp.atlas_from_image(plus if outward else None)
+            a2s = label_distance(self.prediction[:, 1:], sample(model.atlas_labels[1:].unsqueeze(0), points))
+        if c.gamma:
+            points = warp.image_from_atlas(None if outward else plus)
+            s2a = label_distance(sample(self.prediction[:, 1:], points), model.atlas_labels[1:].unsqueeze(0))
+        reg = smoothness(plus, self.prediction)
+        total = c.beta * a2s + c.gamma * s2a + (c.strength or 0.0) * reg
+        # One transfer from the device for all four.
+        values = torch.stack([total, a2s, s2a, reg]).detach().tolist()
+        return total, Step(step, *values)
+
+    def _keep(self, record: Step, velocity: Tensor | None, affine: Tensor | None) -> None:
+        if not np.isfinite(record.total):
+            good = self._finished("diverged") if self.best else self.result
+            raise DivergenceError(
+                f"the refinement's loss is not finite at step {record.step}",
+                "lower the learning rate; the last good result was kept",
+                good,
+            )
+        self.steps.append(record)
+        if self.best is None or record.total < self.steps[self.best[0]].total:
+            self.best = (len(self.steps) - 1, State(_kept(velocity), _kept(affine), self.moving.weights()))
+
+    def _seen(self, warp: Transformation) -> Correspondence:
+        return _correspondence(self.bundle, warp, self.result.one_pass.image_grid, self._plane)
+
+    @property
+    def _plane(self) -> Plane | None:
+        image = self.result.image.grid
+        return Plane.of(image) if image.ndim > self.bundle.config.ndim else None
+
+    def _finished(self, stopped: str) -> Result:
+        if self.best is None:
+            return self.result
+        index, state = self.best
+        device = self.bundle.device
+        parts = (None if t is None else t.to(device) for t in (state.velocity, state.affine))
+        with torch.no_grad():
+            warp = self.bundle.model.transformation(*parts)
+            correspondence = self._seen(warp)
+        seconds = time.perf_counter() - self.started
+        trace = Trace(
+            config=self.config,
+            strength_voxel=strength_in_voxels(self.config.strength or 0.0, self.bundle.config.shape),
+            steps=tuple(self.steps),
+            best=self.steps[index].step,
+            stopped=stopped,
+            seconds=seconds,
+        )
+        return replace(
+            self.result,
+            correspondence=correspondence,
+            state=state,
+            trace=trace,
+            placement=_with_border_warnings(self.result.placement, self.bundle, None, warp),
+            seconds={**self.result.seconds, "refine": seconds},
+        )
+
+
+def _values(record: Step) -> dict[str, float]:
+    return {"total": record.total, "a2s": record.a2s, "s2a": record.s2a, "reg": record.reg}
+
+
+def _network(bundle: Bundle, result: Result, prediction: Tensor) -> _Moving:
+    """The paper's refinement: the weights of a copy of the STN."""
+    stn: nn.Module = copy.deepcopy(bundle.model.stn)
+    if result.state.weights is not None:
+        stn.load_state_dict(result.state.weights)
+    stn.requires_grad_(True)
+    pair = bundle.model.stn_input(prediction)
+    return _Moving(
+        list(stn.parameters()),
+        lambda: stn(pair),
+        lambda: {key: value.detach().cpu().clone() for key, value in stn.state_dict().items()},
+    )
+
+
+def _field(bundle: Bundle, result: Result) -> _Moving:
+    """Velocity and affine parameters themselves."""
+    leaves = [
+        None if t is None else t.detach().clone().to(bundle.device).requires_grad_(True)
+        for t in (result.state.velocity, result.state.affine)
+    ]
+    return _Moving([t for t in leaves if t is not None], lambda: (leaves[0], leaves[1]), lambda: None)
+
+
+def _correspondence(bundle: Bundle, warp: Transformation, placed: Grid, plane: Plane | None) -> Correspondence:
+    with torch.no_grad():
+        fields = [warp.displacement(sign) for sign in (1, -1)]
+    arrays = [None if f is None else f[0].double().cpu().numpy() for f in fields]
+    theta = warp.theta[0].detach().double().cpu().numpy()
+    direction = bundle.config.direction
+    if plane is None:
+        return Correspondence.build(direction, theta, arrays[0], arrays[1], placed, bundle.grid)
+    flat = placed if placed.ndim == 2 else _flat(placed, plane)
+    return Correspondence.build(direction, theta, arrays[0], arrays[1], flat, bundle.grid).lifted(plane)
+
+
+def _flat(placed: Grid, plane: Plane) -> Grid:
+    """The 2D model grid again, from its 3D slice."""
+    back = np.linalg.inv(plane.world_from_plane)
+    origin = back[:3, :3] @ np.array(placed.origin) + back[:3, 3]
+    direction = (back[:3, :3] @ np.array(placed.direction))[:2, :2]
+    return Grid(placed.shape[1:], placed.spacing[:2], tuple(origin[:2]), tuple(tuple(row) for row in direction))
+
+
+def _lifted(channels: Tensor, grid: Grid, name: str) -> Volume:
+    """Channels (C, *shape) on a grid of that shape or of one slice of it."""
+    return Volume.from_array(channels.detach().cpu().numpy().reshape(-1, *grid.shape), grid, name)
+
+
+def _with_border_warnings(
+    placed: Placement, bundle: Bundle, prediction: Tensor | None, warp: Transformation
+) -> Placement:
+    """Say which structures reach the border of the model grid, where they may be cut."""
+    values = np.array([label.value for label in bundle.labels])
+    with torch.no_grad():
+        warped = sample(bundle.model.atlas_labels.unsqueeze(0), warp.atlas_from_image())
+    soft = [warped] if prediction is None else [prediction, warped]
+    found = {name for s in soft for name in touching(values[s[0].argmax(dim=0).cpu().numpy()], bundle.names)}
+    kept = tuple(w for w in placed.warnings if not w.startswith(_BORDER))
+    if not found:
+        return replace(placed, warnings=kept)
+    names = ", ".join(name for name in bundle.names.values() if name in found)
+    return replace(placed, warnings=(*kept, f"{_BORDER}: {names}. They may be cut; place the grid differently."))
+
+
+_BORDER = "These structures touch the border of the model grid"
+
+
+def _kept(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().cpu().clone()
+
+
+__all__ = ["LEARNING_RATES", "refine", "resolved", "segment"]

@@ -1,0 +1,398 @@
+"""The house holds together: floors, habits, file lists, versions and the descriptions of the extension."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENGINE = REPOSITORY / "AtlasISTNLib"
+MODULE = REPOSITORY / "AtlasISTN"
+
+# A room imports only rooms on lower floors, or earlier on its own.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "progress", "configs", "resources"),
+    (
+        *("geometry", "volume", "correspondence", "topology", "metrics", "folding"),
+        *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms", "datasets"),
+    ),
+    ("warp", "networks", "losses"),
+    ("model", "bundle", "reference"),
+    ("placement", "result", "segmentation", "training"),
+    ("report", "outputs", "worker", "cli"),
+    ("__init__", "__main__"),
+)
+# What a floor adds to the packages of the floors below, and what one room alone may use besides.
+PACKAGES: tuple[set[str], ...] = (
+    set(),
+    {"numpy", "SimpleITK", "scipy"},
+    {"torch"},
+    {"safetensors"},
+    set(),
+    set(),
+    set(),
+)
+ROOM_PACKAGES = {"report": {"matplotlib"}, "cli": {"tqdm"}}
+HOST_FLOORS = 2  # the panel knows the floors 0 and 1: it opens before torch is installed
+
+ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
+FLOOR_OF = {room: level for level, floor in enumerate(FLOORS) for room in floor}
+
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+ERRORS_OF_UNPICKLERS = {"pickle.UnpicklingError"}  # torch.load raises it on foreign files
+NEVER_IN_HOST = {"torch", "safetensors", "matplotlib", "tqdm"}
+
+
+def python_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ENGINE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of every import in `tree`, those in functions and by name of a string included.
+
+    `package` holds the parts of the dotted name of the package that the file lies in.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+        elif isinstance(node, ast.Call) and called(node) in {"import_module", "__import__"}:
+            name = node.args[0] if node.args else None
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                relative = name.value.startswith(".")
+                yield node.lineno, ".".join([*package, name.value.lstrip(".")]) if relative else name.value
+            else:
+                yield node.lineno, "(computed)"
+
+
+def called(node: ast.Call) -> str:
+    if isinstance(node.func, ast.Name):
+        return node.func.id
+    return node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+
+def floor_complaints(source: str, room: str, package: tuple[str, ...] = ("AtlasISTNLib",)) -> list[str]:
+    """What the imports of one engine file break."""
+    level = FLOOR_OF[room]
+    allowed = set().union(*PACKAGES[: level + 1], ROOM_PACKAGES.get(room, set()))
+    complaints = []
+    for line, name in imports(ast.parse(source), package):
+        top, _, rest = name.partition(".")
+        inner = rest.split(".")[0]
+        if name == "(computed)":
+            if room != "__init__":
+                complaints.append(f"line {line}: imports a computed name; only the front door does")
+        elif top == "AtlasISTNLib":
+            if inner in {"", "__version__"} or inner == room:
+                continue
+            if inner not in ORDER:
+                complaints.append(f"line {line}: imports {inner!r} from the package; import it from its room")
+            elif ORDER[inner] >= ORDER[room] and room != "__init__":
+                complaints.append(f"line {line}: {room} (floor {level}) imports {inner} (floor {FLOOR_OF[inner]})")
+        elif top not in sys.stdlib_module_names and top not in allowed:
+            complaints.append(f"line {line}: {room} (floor {level}) may not import {top}")
+    return complaints
+
+
+def host_complaints(source: str, package: tuple[str, ...] = ("AtlasISTNHost",)) -> list[str]:
+    """What the imports of one file of the Slicer module break."""
+    known = {room for floor in FLOORS[:HOST_FLOORS] for room in floor} | {"", "__version__"}
+    complaints = []
+    for line, name in imports(ast.parse(source), package):
+        top, _, rest = name.partition(".")
+        if top == "AtlasISTNLib" and rest.split(".")[0] not in known:
+            complaints.append(f"line {line}: the panel may not import {name}: it goes through the worker")
+        if top in NEVER_IN_HOST:
+            complaints.append(f"line {line}: the panel may not import {top}")
+    return complaints
+
+
+def habit_complaints(source: str) -> list[str]:
+    """Prints, code run from data, swallowed errors and mutable defaults in one file."""
+    found: list[tuple[int, str]] = []
+    tree = ast.parse(source)
+    for line, name in imports(tree, ()):
+        if name.split(".")[0] in UNPICKLERS and name not in ERRORS_OF_UNPICKLERS:
+            found.append((line, f"imports {name}"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            found += [(node.lineno, text) for text in call_complaints(node)]
+        elif isinstance(node, ast.ExceptHandler) and is_broad(node):
+            found.append((node.lineno, "catches every exception"))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            defaults = [*node.args.defaults, *(default for default in node.args.kw_defaults if default)]
+            found += [(default.lineno, "mutable default") for default in defaults if is_mutable(default)]
+    return [f"line {line}: {text}" for line, text in sorted(found)]
+
+
+def call_complaints(node: ast.Call) -> Iterator[str]:
+    if isinstance(node.func, ast.Name) and node.func.id in {"print", "eval", "exec"}:
+        yield f"calls {node.func.id}"
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+    if ast.unparse(node.func) == "torch.load" and not is_constant(keywords.get("weights_only"), True):
+        yield "torch.load without weights_only=True"
+    if "allow_pickle" in keywords and not is_constant(keywords["allow_pickle"], False):
+        yield "allow_pickle"
+
+
+def is_constant(node: ast.expr | None, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def is_broad(handler: ast.ExceptHandler) -> bool:
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        return False  # tidies up and lets the exception go on
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(kind is None or ast.unparse(kind) in {"Exception", "BaseException"} for kind in kinds)
+
+
+def is_mutable(node: ast.expr) -> bool:
+    literal = isinstance(node, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
+    return literal or (isinstance(node, ast.Call) and called(node) in {"list", "dict", "set", "defaultdict"})
+
+
+def package_of(path: Path, root: Path) -> tuple[str, ...]:
+    return path.parent.relative_to(root.parent).parts
+
+
+engine_files = pytest.mark.parametrize("path", python_files(ENGINE), ids=lambda p: str(p.relative_to(ENGINE)))
+module_files = pytest.mark.parametrize("path", python_files(MODULE), ids=lambda p: str(p.relative_to(MODULE)))
+
+
+# ---------------------------------------------------------------------------------------------------------- the rules
+
+
+@engine_files
+def test_room_has_a_floor_and_stays_on_it(path: Path) -> None:
+    room = room_of(path)
+    assert room in FLOOR_OF, f"{room} has no floor: give it one in FLOORS of {Path(__file__).name}"
+    assert floor_complaints(path.read_text(encoding="utf-8"), room, package_of(path, ENGINE)) == []
+
+
+@engine_files
+def test_engine_habits(path: Path) -> None:
+    assert habit_complaints(path.read_text(encoding="utf-8")) == []
+
+
+@module_files
+def test_module_habits_and_imports(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert habit_complaints(source) + host_complaints(source, package_of(path, MODULE)) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source", "complaint"),
+    [
+        ("errors", "import numpy", "may not import numpy"),
+        ("geometry", "from .warp import sample", "geometry (floor 1) imports warp (floor 2)"),
+        ("geometry", "from . import volume", "geometry (floor 1) imports volume (floor 1)"),
+        ("volume", "def f():\n    import torch", "may not import torch"),
+        ("volume", "import importlib\nimportlib.import_module('torch')", "may not import torch"),
+        ("volume", "import importlib\nimportlib.import_module('.warp', __package__)", "imports warp"),
+        ("volume", "import importlib\nimportlib.import_module(name)", "computed name"),
+        ("train", "import matplotlib.pyplot as plt", "may not import matplotlib"),
+        ("train", "from AtlasISTNLib import Volume", "import it from its room"),
+        ("train", "from . import segment, report", "imports report"),
+        ("worker", "import slicer", "may not import slicer"),
+        ("cli", "import vtk", "may not import vtk"),
+        ("__init__", "from qt import QLabel", "may not import qt"),
+    ],
+)
+def test_floor_rule_catches(room: str, source: str, complaint: str) -> None:
+    assert any(complaint in text for text in floor_complaints(source, room))
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("volume", "import json\nimport numpy as np\nfrom .geometry import Grid\nfrom AtlasISTNLib import errors"),
+        ("report", "from matplotlib.figure import Figure\nfrom .train import train"),
+        ("cli", "from . import __version__\nfrom .worker import serve\nfrom tqdm import tqdm"),
+        ("__init__", "import importlib\nimportlib.import_module(name)"),
+    ],
+)
+def test_floor_rule_allows(room: str, source: str) -> None:
+    assert floor_complaints(source, room) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("print(1)", "calls print"),
+        ("eval('1')", "calls eval"),
+        ("exec('1')", "calls exec"),
+        ("def f():\n    import pickle", "imports pickle"),
+        ("from pickle import loads, UnpicklingError", "imports pickle.loads"),
+        ("torch.load(path)", "weights_only"),
+        ("torch.load(path, weights_only=False)", "weights_only"),
+        ("np.load(path, allow_pickle=True)", "allow_pickle"),
+        ("try:\n    f()\nexcept:\n    pass", "catches every exception"),
+        ("try:\n    f()\nexcept Exception as e:\n    raise ValueError from e", "catches every exception"),
+        ("try:\n    f()\nexcept (OSError, BaseException):\n    pass", "catches every exception"),
+        ("def f(a, *, b=[]):\n    pass", "mutable default"),
+        ("f = lambda a=dict(): a", "mutable default"),
+    ],
+)
+def test_habit_rule_catches(source: str, complaint: str) -> None:
+    assert any(complaint in text for text in habit_complaints(source))
+
+
+def test_habit_rule_allows() -> None:
+    fine = "from pickle import UnpicklingError\nmodel.eval()\n"
+    fine += "torch.load(p, weights_only=True)\ntry:\n    f()\nexcept BaseException:\n    tidy()\n    raise"
+    assert habit_complaints(fine) == []
+
+
+@pytest.mark.parametrize("source", ["import torch", "from AtlasISTNLib import segment", "import AtlasISTNLib.model"])
+def test_host_rule_catches(source: str) -> None:
+    assert host_complaints(source)
+
+
+def test_host_rule_allows() -> None:
+    source = "import slicer, AtlasISTNLib\nfrom AtlasISTNLib.volume import Volume\nfrom .bridge import x"
+    assert host_complaints(source) == []
+
+
+# ------------------------------------------------------------------------------------------------------ the front door
+
+
+def test_every_exported_name_resolves() -> None:
+    import AtlasISTNLib
+
+    missing = [name for name in AtlasISTNLib.__all__ if not hasattr(AtlasISTNLib, name)]
+    assert missing == []
+    assert sorted(set(AtlasISTNLib.__all__)) == sorted(AtlasISTNLib.__all__), "a name stands twice in __all__"
+
+
+def test_readme_imports_what_is_exported() -> None:
+    import AtlasISTNLib
+
+    example = re.search(r"^```python\n(.*?)^```", text("README.md"), re.DOTALL | re.MULTILINE)
+    assert example, "the README shows no Python"
+    names = {name.partition(".")[2] for _, name in imports(ast.parse(example.group(1)), ())}
+    assert names <= set(AtlasISTNLib.__all__), f"the README imports {sorted(names - set(AtlasISTNLib.__all__))}"
+
+
+def test_panel_rooms_open_without_torch() -> None:
+    rooms = [room for floor in FLOORS[:HOST_FLOORS] for room in floor if (ENGINE / f"{room}.py").exists()]
+    code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in sorted(NEVER_IN_HOST))
+    code += "import AtlasISTNLib\n" + "".join(f"import AtlasISTNLib.{room}\n" for room in rooms)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bundled_files_lie_in_the_repository() -> None:
+    from AtlasISTNLib.resources import models_folder, samples_folder
+
+    assert models_folder() == REPOSITORY / "Resources" / "Models"
+    assert samples_folder() == REPOSITORY / "Resources" / "Samples"
+
+
+# ------------------------------------------------------------------------------------------- lists and descriptions
+
+
+def text(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def cmake_list(folder: Path, name: str) -> list[str]:
+    listed = re.search(rf"set\({name}\s+(.*?)\)", (folder / "CMakeLists.txt").read_text(encoding="utf-8"), re.DOTALL)
+    assert listed, f"{folder.name}/CMakeLists.txt has no list {name}"
+    return sorted(listed.group(1).split())
+
+
+def cmake_value(name: str) -> str:
+    value = re.search(rf'^set\({name} "([^"\n]*)"\)$', text("CMakeLists.txt"), re.MULTILINE)
+    assert value, f"CMakeLists.txt: {name} must be one quoted string on one line, as the Extensions Index reads it"
+    return value.group(1)
+
+
+def s4ext() -> dict[str, str]:
+    lines = [line for line in text("AtlasISTN.s4ext").splitlines() if line.strip() and not line.startswith("#")]
+    return {key: value.strip() for key, _, value in (line.partition(" ") for line in lines)}
+
+
+@pytest.mark.parametrize("folder", [ENGINE, MODULE], ids=lambda p: p.name)
+def test_cmake_lists_every_script(folder: Path) -> None:
+    disk = sorted(path.relative_to(folder).as_posix() for path in python_files(folder))
+    assert cmake_list(folder, "MODULE_PYTHON_SCRIPTS") == disk, f"{folder.name}/CMakeLists.txt and the disk disagree"
+
+
+def test_cmake_lists_every_resource_of_the_module() -> None:
+    disk = sorted(p.relative_to(MODULE).as_posix() for p in (MODULE / "Resources").rglob("*") if p.is_file())
+    assert cmake_list(MODULE, "MODULE_PYTHON_RESOURCES") == disk
+
+
+def test_descriptions_of_the_extension_agree() -> None:
+    entry = json.loads(text("AtlasISTN.json"))
+    described = s4ext()
+    assert "project(AtlasISTN)" in text("CMakeLists.txt")
+    for key in ("homepage", "category", "contributors", "description", "iconurl", "screenshoturls", "depends"):
+        assert described[key] == cmake_value(f"EXTENSION_{key.upper()}"), key
+    assert entry["category"] == described["category"]
+    assert entry["scm_url"] == described["scmurl"]
+    assert entry["scm_revision"] == described["scmrevision"]
+    assert entry["build_dependencies"] == described["depends"].split()
+    assert entry["build_subdirectory"] == described["build_subdirectory"]
+    assert str(entry["tier"]) == described["tier"]
+    assert described["scmurl"].removesuffix(".git") == described["homepage"]
+
+
+def test_index_entry_has_only_what_the_schema_knows() -> None:
+    required = {"$schema", "category", "scm_url"}
+    optional = {"scm_revision", "scm_type", "build_dependencies", "build_subdirectory", "enabled", "tier"}
+    keys = set(json.loads(text("AtlasISTN.json")))
+    assert required <= keys <= required | optional
+
+
+def test_icon_and_screenshot_urls_point_into_the_repository() -> None:
+    prefix = "https://raw.githubusercontent.com/AtlasISTN/AtlasISTN/main/"
+    icon = cmake_value("EXTENSION_ICONURL").removeprefix(prefix)
+    header = (REPOSITORY / icon).read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    assert struct.unpack(">II", header[16:24]) == (128, 128)
+    assert cmake_value("EXTENSION_SCREENSHOTURLS").startswith(prefix + "Resources/Screenshots/")
+
+
+def test_one_version() -> None:
+    import AtlasISTNLib
+
+    project = re.search(r'^version = "([^"]+)"$', text("pyproject.toml"), re.MULTILINE)
+    citation = re.search(r"^version: (\S+)$", text("CITATION.cff"), re.MULTILINE)
+    assert project
+    assert citation
+    assert project.group(1) == citation.group(1) == AtlasISTNLib.__version__
+
+
+def test_wheel_carries_every_package() -> None:
+    packages = {".".join(package_of(path, ENGINE)) for path in ENGINE.rglob("__init__.py")} | {"AtlasISTNLib.Resources"}
+    listed = re.search(r"^packages = \[([^\]]*)\]", text("pyproject.toml"), re.MULTILINE)
+    assert listed
+    assert set(re.findall(r'"([^"]+)"', listed.group(1))) == packages
+
+
+def test_every_dependency_is_pinned() -> None:
+    def named(line: str) -> str:
+        return re.split(r"[<>=;\s]", line)[0].lower()
+
+    lists = re.findall(r"^(?:dependencies|dev) = \[([^\]]*)\]", text("pyproject.toml"), re.MULTILINE)
+    wanted = {named(item) for block in lists for item in re.findall(r'"([^"]+)"', block)}
+    pinned = {named(line) for line in text("constraints.txt").splitlines() if line and not line.startswith("#")}
+    assert len(lists) == 2
+    assert wanted <= pinned, f"constraints.txt has no pin for {sorted(wanted - pinned)}"
