@@ -1,7 +1,7 @@
 """Settings as values: every choice that a run or a model depends on, checked when it is made.
 
-All are frozen dataclasses. `as_dict` gives what a manifest or a report stores; `from_dict` reads it back and names what it
-does not know.
+All are frozen dataclasses. `as_dict` gives what a manifest or a report stores; `from_dict` reads it back and names what
+it does not know.
 """
 
 from __future__ import annotations

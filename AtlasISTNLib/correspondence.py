@@ -76,7 +76,7 @@ class Correspondence:
             image_grid: the model grid on the image.
             atlas_grid: the model grid in atlas space, of the same shape.
 
-        The map that brings labels onto the image is kept as it is; the other one is improved until both undo each other.
+        The map that brings labels onto the image is kept as it is; the other one is improved until they undo each other.
         """
         if outward not in (IMAGE_FROM_ATLAS, ATLAS_FROM_IMAGE):
             raise ConfigError(f"no map is named '{outward}'")
@@ -188,7 +188,7 @@ class Correspondence:
 
 
 def carried(source: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
-    """A volume resampled linearly through a transform (grid points to source points), 0 beyond it; float32, C channels."""
+    """A volume resampled linearly through a transform (grid to source points), 0 beyond it; float32, C channels."""
     image = source.with_array(source.array.astype(np.float32)).to_sitk()
     default = 0.0
     result = sitk.Resample(

@@ -4,8 +4,8 @@ Three frames, one convention each, with points and vectors in x, y, z order:
 
 - WORLD: millimetres, LPS (x to the patient's left, y to posterior, z to superior), the world of SimpleITK and DICOM.
 - VOXEL: continuous index along the x, y, z index axes; (0, 0, 0) is the centre of the first voxel.
-- CUBE: [-1, 1] from the centre of the first voxel to the centre of the last one (torch's align_corners=True). An axis of
-  one voxel has no such length; there the cube is one voxel wide and 0 is its centre.
+- CUBE: [-1, 1] from the centre of the first voxel to the centre of the last one (torch's align_corners=True). An axis
+  of one voxel has no such length; there the cube is one voxel wide and 0 is its centre.
 
 Everything is float64 here. Arrays of an image have axes Z, Y, X (2D: Y, X): the reverse of point components.
 """
@@ -84,7 +84,7 @@ class Grid:
         center: ArrayLike | None = None,
         direction: ArrayLike | None = None,
     ) -> Grid:
-        """The grid of `shape` (array axes) and `spacing` (x, y, z; mm) whose middle lies at `center` (WORLD mm, default 0)."""
+        """The grid of `shape` (array axes) and `spacing` (x, y, z; mm) with its middle at `center` (WORLD mm, default 0)."""
         d = len(shape)
         axes = np.eye(d) if direction is None else np.asarray(direction, dtype=np.float64).reshape(d, d)
         middle = np.zeros(d) if center is None else _vector(center, d, "center")
@@ -159,7 +159,7 @@ class Grid:
         return np.asarray(((voxel >= -0.5) & (voxel <= np.array(self.size) - 0.5)).all(axis=-1))
 
     def same_as(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """Whether both grids have one shape and every corner agrees within `tolerance` of the smallest voxel's width."""
+        """Whether shapes are equal and all corners agree within `tolerance` of the smallest voxel's width."""
         if self.shape != other.shape:
             return False
         limit = tolerance * min(*self.spacing, *other.spacing)
@@ -187,9 +187,9 @@ class Plane:
 
     Attributes:
         grid: the 2D grid, in plane coordinates u, v (mm).
-        world_from_plane: (4, 4) rotation and translation from (u, v, w) to WORLD, w along the slice's normal. u and v run
-            along the slice's axes, turned towards the positive LPS axes, so that one picture stored in two axis orders
-            is one picture.
+        world_from_plane: (4, 4) rotation and translation from (u, v, w) to WORLD, w along the slice's normal. u and v
+            run along the slice's axes, turned towards the positive LPS axes, so that one picture stored in two axis
+            orders is one picture.
         shape: the 3D grid's.
     """
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def label_distance(labels: Tensor, others: Tensor) -> Tensor:
-    """Mean squared difference of soft label maps (N, C, *shape): L_s on all channels, L_a2s and L_s2a on the foreground."""
+    """Mean squared difference of soft labels (N, C, *shape): L_s on all channels, L_a2s and L_s2a on the foreground."""
     return F.mse_loss(labels, others.expand_as(labels))
 
 

@@ -56,7 +56,7 @@ class AtlasISTN(nn.Module):
         return self.transformation(*self.stn(self.stn_input(prediction)))
 
     def transformation(self, velocity: Tensor | None, affine: Tensor | None) -> Transformation:
-        """The transformation of what an STN puts out: velocity (N, D, *half) in voxels, affine parameters (N, 2D + R)."""
+        """The transformation of an STN's output: velocity (N, D, *half) in voxels, affine parameters (N, 2D + R)."""
         config = self.config
         if affine is None:
             n = 1 if velocity is None else velocity.shape[0]

@@ -161,7 +161,7 @@ def _covering(image: Grid, grid: Grid) -> Grid:
 
 
 def _centroid(values: NDArray[np.floating], grid: Grid, within: Grid) -> Float:
-    """WORLD centroid of the values that lie within another grid of the same directions; its centre if there are none."""
+    """WORLD centroid of the values within another grid of the same directions; its centre if there are none."""
     corners = grid.transform_points(within.corners(), VOXEL, WORLD)
     low, high = corners.min(axis=0)[::-1], corners.max(axis=0)[::-1]
     place = tuple(slice(max(0, int(np.ceil(a))), max(0, int(np.floor(b)) + 1)) for a, b in zip(low, high, strict=True))

@@ -1,8 +1,8 @@
 """Import of models that the authors' released training wrote (github.com/biomedia-mira/atlas-istn).
 
 Such a folder holds `itn.pt` and `stn.pt` (state dicts), `atlas_image_final.nii.gz`, `atlas_labelmap_final.nii.gz` and
-`config.json`. The imported model keeps the released conventions (`ModelConfig.convention` "reference") and gives the same
-numbers. Its tensors are only renamed; outputs in array order z, y, x are turned to x, y, z.
+`config.json`. The imported model keeps the released conventions (`ModelConfig.convention` "reference") and gives the
+same numbers. Its tensors are only renamed; outputs in array order z, y, x are turned to x, y, z.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class Result:
         full = np.zeros((1, *grid.shape), dtype=np.float32)
         if where is not None:
             part = carried(self.atlas, where, self.correspondence.transform(ATLAS_FROM_IMAGE))
-            full[(0, *place_of(where, grid))] = part.array[0]
+            full[0][place_of(where, grid)] = part.array[0]
         return Volume.from_array(full, grid, "atlas-image")
 
     def labels_of(self, correspondence: Correspondence) -> Volume:

@@ -77,7 +77,7 @@ def prepare(
     """Read, place, normalise and resample all cases.
 
     Args:
-        place_on_labels: centre the grid on each case's foreground, as automatic placement does later; else on the image.
+        place_on_labels: centre the grid on each case's foreground, as automatic placement does; else on the image.
 
     Raises:
         VolumeError: a case cannot be used; its name is in the message.
@@ -257,8 +257,8 @@ def train(
 def _begin_at_the_mean(model: AtlasISTN) -> None:
     """Let the untrained ITN predict each label's share of the volume: it then learns in a tenth of the steps."""
     leave = model.itn.leave
-    leave.bias.copy_(model.atlas_labels.flatten(1).mean(dim=1))
-    leave.weight.mul_(0.1)
+    leave.get_parameter("bias").copy_(model.atlas_labels.flatten(1).mean(dim=1))
+    leave.get_parameter("weight").mul_(0.1)
 
 
 def _channels_last(model: AtlasISTN) -> None:

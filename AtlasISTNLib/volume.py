@@ -6,12 +6,15 @@ so that the world is always LPS millimetres.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
+import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import SimpleITK as sitk
@@ -276,15 +279,13 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
 
 def _nifti_zero_spacing(path: Path, d: int) -> bool:
     """Whether a NIfTI file states a zero voxel width. ITK reads such an axis as 1 mm, which would be a silent lie."""
-    import gzip
-    import struct
-
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return False
-    with open(path, "rb") as file:
-        start = file.read(2)
-    opened = gzip.open(path, "rb") if start == b"\x1f\x8b" else open(path, "rb")
-    with opened as stream:
+    with contextlib.ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(open(path, "rb"))
+        if stream.read(2) == b"\x1f\x8b":
+            stream = stack.enter_context(gzip.open(path, "rb"))
+        stream.seek(0)
         header = stream.read(112)
     if len(header) < 112:
         return False

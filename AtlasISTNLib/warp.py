@@ -6,11 +6,11 @@ Pure functions of tensors. Conventions, everywhere in the engine:
 - velocities (N, D, Z/2, Y/2, X/2) have components x, y, z in voxels of the full-resolution grid;
 - a matrix (N, D, D+1) takes CUBE points to CUBE points.
 
-A transformation has two maps. With θ affine and φ = exp(v), one is p ↦ φ(θp), the other p ↦ θ⁻¹(φ⁻¹(p)). Which of them takes
-image points to atlas points is the model's `direction`; see `Transformation`.
+A transformation has two maps. With θ affine and φ = exp(v), one is p ↦ φ(θp), the other p ↦ θ⁻¹(φ⁻¹(p)). Which of them
+takes image points to atlas points is the model's `direction`; see `Transformation`.
 
-Source of the formulas: Sinclair et al. 2022, doi:10.1016/j.media.2022.102383; scaling and squaring: Arsigny et al. 2006,
-doi:10.1007/11866565_113.
+Source of the formulas: Sinclair et al. 2022, doi:10.1016/j.media.2022.102383; scaling and squaring: Arsigny et al.
+2006, doi:10.1007/11866565_113.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def metric_affine(parameters: Tensor, half_extent: Sequence[float]) -> Tensor:
 
 
 def reference_affine(parameters: Tensor) -> Tensor:
-    """θ = S·R·T as the released code has it: in the normalised cube, with R = R₁₂(a₁)·R₂₃(a₂)·R₁₂(a₃) in array-order axes.
+    """θ = S·R·T as the released code has it: in the normalised cube, R = R₁₂(a₁)·R₂₃(a₂)·R₁₂(a₃) in array-order axes.
 
     Args:
         parameters: (N, 2D + R): translation and scaling in x, y, z order, rotation angles as the code orders them.
