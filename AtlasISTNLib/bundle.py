@@ -47,6 +47,8 @@ MANIFEST, WEIGHTS, ATLAS_IMAGE, ATLAS_LABELS = (
 FILES = (WEIGHTS, ATLAS_IMAGE, ATLAS_LABELS)
 #: More than any model of this kind; a zip that unpacks to more is not one.
 LARGEST_BYTES = 4 * 2**30
+#: What reading values of wrong kinds out of a manifest raises.
+_INCONSISTENT = (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,9 @@ def load_bundle(path: str | os.PathLike[str], device: str = "auto") -> Bundle:
         _check_hashes(folder, manifest, place)
         try:
             return _build(folder, manifest, target)
-        except (AtlasISTNError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = error.message if isinstance(error, AtlasISTNError) else str(error).splitlines()[0]
+        except (AtlasISTNError, SafetensorError, *_INCONSISTENT) as error:
+            reason = error.message if isinstance(error, AtlasISTNError) else f"{type(error).__name__}: {error}"
+            reason = reason.splitlines()[0]
             raise BundleError(f"the model {place} is inconsistent: {reason}", "get it again from its source") from error
 
 
@@ -215,7 +218,10 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = 
             if path.suffix == ".zip":
                 _zip(Path(scratch), partial)
             else:
-                shutil.copytree(scratch, partial)
+                # File by file: the scratch folder is closed to other users, the bundle need not be.
+                partial.mkdir()
+                for name in (MANIFEST, *FILES):
+                    shutil.copyfile(Path(scratch, name), partial / name)
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)

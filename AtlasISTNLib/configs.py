@@ -66,7 +66,8 @@ class ModelConfig:
             raise ConfigError(f"stn_channels needs three positive widths, not {self.stn_channels}")
         if not (self.affine or self.nonrigid):
             raise ConfigError("a model needs an affine or a non-rigid part")
-        _at_least("squarings", self.squarings, 1)
+        _whole("labels", self.labels, 2)
+        _whole("squarings", self.squarings, 1)
 
     @property
     def ndim(self) -> int:
@@ -158,7 +159,7 @@ class RefineConfig:
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         if self.iterations is not None:
-            _at_least("iterations", self.iterations, 0)
+            _whole("iterations", self.iterations, 0)
         if self.strength is not None:
             _at_least("the strength λ*", self.strength, 0)
         _at_least("beta", self.beta, 0)
@@ -208,12 +209,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("epochs", self.epochs, 1)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("halve_every", self.halve_every, 0)
+        _whole("epochs", self.epochs, 1)
+        _whole("batch_size", self.batch_size, 1)
+        _whole("halve_every", self.halve_every, 0)
+        _whole("seed", self.seed, 0)
         _positive("learning_rate", self.learning_rate)
         for name in ("strength", "label_blur", "rotation", "translation", "scale", "intensity", "noise"):
             _at_least(name, getattr(self, name), 0)
+        for name, most in (("rotation", 85), ("scale", 0.5)):  # what `warp.metric_affine` can reach, with room
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most:g}, not {getattr(self, name):g}")
         for name in ("eta", "validation"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -225,7 +230,8 @@ class TrainConfig:
         """ω of an epoch, counted from 1."""
         if self.omega_midpoint is None:
             return 1.0
-        return 1.0 / (1.0 + math.exp(-(epoch - self.omega_midpoint) / 25.0))
+        # The same as 1/(1 + exp(−x)), without its overflow.
+        return 0.5 * (1.0 + math.tanh((epoch - self.omega_midpoint) / 50.0))
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -264,6 +270,12 @@ def _at_least(name: str, value: Any, low: float) -> None:
     _finite(name, value)
     if value < low:
         raise ConfigError(f"{name} must be at least {low:g}, not {value:g}")
+
+
+def _whole(name: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+    _at_least(name, value, low)
 
 
 def _positive(name: str, value: Any) -> None:

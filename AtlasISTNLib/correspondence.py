@@ -76,7 +76,7 @@ class Correspondence:
             image_grid: the model grid on the image.
             atlas_grid: the model grid in atlas space, of the same shape.
 
-        The map that brings labels onto the image is kept as it is; the other one is improved until they undo each other.
+        The map that brings labels onto the image is kept as it is; the other is improved until they undo each other.
         """
         if outward not in (IMAGE_FROM_ATLAS, ATLAS_FROM_IMAGE):
             raise ConfigError(f"no map is named '{outward}'")

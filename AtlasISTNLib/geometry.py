@@ -84,7 +84,7 @@ class Grid:
         center: ArrayLike | None = None,
         direction: ArrayLike | None = None,
     ) -> Grid:
-        """The grid of `shape` (array axes) and `spacing` (x, y, z; mm) with its middle at `center` (WORLD mm, default 0)."""
+        """The grid of `shape` (array axes) and `spacing` (x, y, z; mm) with its middle at `center` (default 0)."""
         d = len(shape)
         axes = np.eye(d) if direction is None else np.asarray(direction, dtype=np.float64).reshape(d, d)
         middle = np.zeros(d) if center is None else _vector(center, d, "center")
@@ -209,10 +209,12 @@ class Plane:
             raise GeometryError(f"a grid of size {grid.size} is not a single slice")
         direction = np.array(grid.direction)
         kept = [axis for axis in range(3) if axis not in thin]
-        main = [int(np.argmax(np.abs(direction[:, axis]))) for axis in kept]
+        main = [int(np.argmax(np.abs(direction[:, axis]).round(6))) for axis in kept]
         signs = [float(np.sign(direction[m, axis])) for axis, m in zip(kept, main, strict=True)]
-        order = (0, 1) if main[0] <= main[1] else (1, 0)
-        u, v = (signs[i] * direction[:, kept[i]] for i in order)
+        turned = [sign * direction[:, axis] for sign, axis in zip(signs, kept, strict=True)]
+        # In oblique slices both axes may lie nearest to one LPS axis; then their components decide.
+        order = sorted((0, 1), key=lambda i: (main[i], (-turned[i]).round(6).tolist()))
+        u, v = (turned[i] for i in order)
         world_from_plane = np.eye(4)
         world_from_plane[:3, :3] = np.stack([u, v, np.cross(u, v)], axis=1)
         world_from_plane[:3, 3] = grid.origin

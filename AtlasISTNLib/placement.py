@@ -20,7 +20,7 @@ from .volume import Volume
 
 #: The whole image goes through the ITN in slabs of at most so many voxels, overlapping by the ITN's reach.
 _SLAB_VOXELS = 1 << 22
-_REACH = 4 * ITN_MULTIPLE
+_REACH = 6 * ITN_MULTIPLE
 #: Less foreground than this share of the atlas's own, and nothing was found.
 _LEAST_MASS = 0.05
 

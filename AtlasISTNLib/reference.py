@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .bundle import About, Bundle, Label, half_extent
 from .configs import ModelConfig, NormalisationConfig, RefineConfig
-from .errors import BundleError
+from .errors import AtlasISTNError, BundleError
 from .geometry import Grid
 from .model import AtlasISTN
 from .volume import Volume
@@ -50,6 +50,16 @@ def import_reference(folder: str | os.PathLike[str], name: str | None = None) ->
         BundleError: a file is absent, unreadable, or does not fit the others.
     """
     folder = Path(folder)
+    try:
+        return _imported(folder, name)
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError, AtlasISTNError) as error:
+        if isinstance(error, BundleError):
+            raise
+        reason = error.message if isinstance(error, AtlasISTNError) else f"{type(error).__name__}: {error}"
+        raise BundleError(f"{folder} is inconsistent: {reason}", "copy the folder again") from error
+
+
+def _imported(folder: Path, name: str | None) -> Bundle:
     settings = _settings(folder)
     image, labels = (_read_atlas(folder, part) for part in ("atlas_image_final", "atlas_labelmap_final"))
     shape = tuple(reversed(settings["size"]))
@@ -103,6 +113,8 @@ def _settings(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder} has no config.json", "give a model folder of the released training") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{folder / 'config.json'} is not JSON", "copy the folder again") from error
+    if not isinstance(settings, dict):
+        raise BundleError(f"{folder / 'config.json'} does not hold settings by name")
     missing = [key for key in ("size", "spacing", "num_classes", "lambda", "normalizer") if key not in settings]
     if missing:
         raise BundleError(f"{folder / 'config.json'} lacks {', '.join(missing)}")
@@ -132,7 +144,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         raise BundleError(f"{path} does not exist", "give a model folder of the released training")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, UnpicklingError) as error:
         raise BundleError(f"{path} cannot be read as weights", "only plain state dicts are imported") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BundleError(f"{path} is not a state dict", "only plain state dicts are imported")

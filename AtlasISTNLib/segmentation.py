@@ -19,8 +19,8 @@ from .bundle import Bundle
 from .configs import PlacementConfig, RefineConfig
 from .correspondence import Correspondence
 from .datasets import normalised
-from .errors import DeviceError, DivergenceError
-from .geometry import Grid, Plane
+from .errors import ConfigError, DeviceError, DivergenceError
+from .geometry import Grid, Plane, transform_points
 from .losses import label_distance, smoothness, strength_in_voxels
 from .placement import Placement, place, touching
 from .progress import Cancel, Progress, Report, never, silent, stop_if
@@ -28,9 +28,13 @@ from .result import Result, State, Step, Trace
 from .volume import Volume, checked_image
 from .warp import Transformation, sample
 
-#: Adam's learning rates: the paper's for weights; in voxels and free affine parameters for fields.
-LEARNING_RATES = {"network": 1e-3, "field": 5e-2}
+#: Adam's learning rates: the paper's for weights; for fields that of the velocity, in voxels.
+LEARNING_RATES = {"network": 1e-3, "field": 0.1}
+#: Affine parameters are of the order of 1 where velocities are of the order of 10 voxels.
+_AFFINE_SHARE = 0.1
 _OUT_OF_MEMORY = "use --device cpu, or close other programs that use the GPU"
+#: torch before 2.5 has only the name for CUDA.
+_OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
 def segment(
@@ -62,7 +66,7 @@ def segment(
         image if plane is None else Volume.from_array(image.array.reshape(1, *plane.grid.shape), plane.grid, image.name)
     )
     try:
-        placed = place(bundle, flat, placement or PlacementConfig(), report, cancel)
+        placed = place(bundle, flat, _on_plane(placement or PlacementConfig(), plane), report, cancel)
         located = time.perf_counter()
         stop_if(cancel, "segmenting")
         with torch.no_grad():
@@ -73,7 +77,7 @@ def segment(
             velocity, affine = bundle.model.stn(bundle.model.stn_input(prediction))
             warp = bundle.model.transformation(velocity, affine)
             correspondence = _correspondence(bundle, warp, placed.grid, plane)
-    except torch.OutOfMemoryError as error:
+    except _OutOfMemory as error:
         raise DeviceError(f"{bundle.device} ran out of memory segmenting {image.name}", _OUT_OF_MEMORY) from error
     report(Progress("register", 1, 1))
     placed = _with_border_warnings(placed, bundle, prediction, warp)
@@ -112,15 +116,21 @@ def refine(
         cancel: asked after every step; the best state so far is returned, its trace "cancelled".
 
     Raises:
+        ConfigError: `result` was made with another model.
         DivergenceError: a loss is not finite; the error's `result` is the best one so far.
         DeviceError: out of memory.
     """
     config = resolved(config or RefineConfig(), bundle)
+    atlas = (bundle.config.labels, *bundle.config.shape)
+    if result.structures != bundle.labels or result.soft_prediction.array.size != np.prod(atlas):
+        raise ConfigError(
+            f"the result was not made with the model {bundle.about.name}", "segment the image with this model first"
+        )
     if config.iterations == 0:
         return result
     try:
         return _Refinement(bundle, result, config).run(report, cancel)
-    except torch.OutOfMemoryError as error:
+    except _OutOfMemory as error:
         raise DeviceError(f"{bundle.device} ran out of memory refining {result.image.name}", _OUT_OF_MEMORY) from error
 
 
@@ -140,9 +150,15 @@ def resolved(config: RefineConfig, bundle: Bundle) -> RefineConfig:
 
 @dataclass(frozen=True)
 class _Moving:
-    """What a mode optimises: its parameters, and how they give velocity and affine parameters."""
+    """What a mode optimises: its parameters with their share of the learning rate, and what they give.
 
-    parameters: list[Tensor]
+    Attributes:
+        parameters: groups of parameters by share.
+        current: gives velocity and affine parameters.
+        weights: gives a copy of the STN's weights, where these are what moves.
+    """
+
+    parameters: dict[float, list[Tensor]]
     current: Callable[[], tuple[Tensor | None, Tensor | None]]
     weights: Callable[[], dict[str, Tensor] | None]
 
@@ -162,7 +178,8 @@ class _Refinement:
 
     def run(self, report: Report, cancel: Cancel) -> Result:
         iterations, rate = self.config.iterations or 0, self.config.learning_rate or 0.0
-        optimizer = torch.optim.Adam(self.moving.parameters, lr=rate)
+        groups = [{"params": group, "lr": rate * share} for share, group in self.moving.parameters.items()]
+        optimizer = torch.optim.Adam(groups)
         stopped = "finished"
         for step in range(iterations + 1):
             last = step == iterations
@@ -261,7 +278,7 @@ def _network(bundle: Bundle, result: Result, prediction: Tensor) -> _Moving:
     stn.requires_grad_(True)
     pair = bundle.model.stn_input(prediction)
     return _Moving(
-        list(stn.parameters()),
+        {1.0: list(stn.parameters())},
         lambda: stn(pair),
         lambda: {key: value.detach().cpu().clone() for key, value in stn.state_dict().items()},
     )
@@ -273,7 +290,8 @@ def _field(bundle: Bundle, result: Result) -> _Moving:
         None if t is None else t.detach().clone().to(bundle.device).requires_grad_(True)
         for t in (result.state.velocity, result.state.affine)
     ]
-    return _Moving([t for t in leaves if t is not None], lambda: (leaves[0], leaves[1]), lambda: None)
+    groups = {share: [t] for share, t in zip((1.0, _AFFINE_SHARE), leaves, strict=True) if t is not None}
+    return _Moving(groups, lambda: (leaves[0], leaves[1]), lambda: None)
 
 
 def _correspondence(bundle: Bundle, warp: Transformation, placed: Grid, plane: Plane | None) -> Correspondence:
@@ -286,6 +304,18 @@ def _correspondence(bundle: Bundle, warp: Transformation, placed: Grid, plane: P
         return Correspondence.build(direction, theta, arrays[0], arrays[1], placed, bundle.grid)
     flat = placed if placed.ndim == 2 else _flat(placed, plane)
     return Correspondence.build(direction, theta, arrays[0], arrays[1], flat, bundle.grid).lifted(plane)
+
+
+def _on_plane(config: PlacementConfig, plane: Plane | None) -> PlacementConfig:
+    """A placement that is given in WORLD, in the coordinates of the single slice that the model sees."""
+    if plane is None or len(config.center or config.box or ()) not in (3, 6):
+        return config
+    back = np.linalg.inv(plane.world_from_plane)
+    if config.center is not None:
+        return replace(config, center=tuple(transform_points(back, config.center)[:2].tolist()))
+    pairs = np.array(config.box).reshape(3, 2)
+    corners = transform_points(back, np.stack(np.meshgrid(*pairs, indexing="ij"), axis=-1).reshape(-1, 3))[:, :2]
+    return replace(config, box=tuple(np.stack([corners.min(axis=0), corners.max(axis=0)], axis=1).ravel().tolist()))
 
 
 def _flat(placed: Grid, plane: Plane) -> Grid:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bundle import About, Bundle, Label, find_device, half_extent
+from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, TrainConfig, as_dict
 from .datasets import Case, foreground_center, normalised, soft_labels
 from .errors import BundleError, ConfigError, DivergenceError, VolumeError
@@ -36,6 +36,7 @@ from .volume import write_atomically
 from .warp import apply_matrix, cropped, identity, invert_matrix, metric_affine, sample
 
 CHECKPOINT_SCHEMA = 1
+_LOWER_RATE = "lower the learning rate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,21 +226,33 @@ def train(
     _channels_last(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     path = None if checkpoint is None else Path(checkpoint)
+    setting = {
+        "cases": list(data.names),
+        "config": as_dict(config),
+        "model": as_dict(model_config),
+        "grid": grid_as_dict(grid),
+        "normalisation": as_dict(normalisation),
+        "place_on_labels": place_on_labels,
+    }
     history: list[dict[str, float]] = []
     if path is not None and path.exists():
-        history = _resume(path, model, optimizer, config, data.names)
+        history = _resume(path, model, optimizer, setting)
 
     for epoch in range(len(history) + 1, config.epochs + 1):
+        before = {key: value.clone() for key, value in model.state_dict().items()}
         terms = _epoch(model, optimizer, data, training, grid, config, epoch, cancel)
         if terms is None:
             if not history:
-                stop_if(cancel, "the training")
+                stop_if(lambda: True, "the training")
+            model.load_state_dict(before)
             break
         _update_atlas(model, data, training, config)
+        if not all(bool(t.isfinite().all()) for t in (*model.parameters(), model.atlas_image, model.atlas_labels)):
+            raise DivergenceError(f"the weights or the atlas are not finite after epoch {epoch}", _LOWER_RATE)
         terms |= _validation_scores(model, data, validation, config)
         history.append(terms)
         if path is not None:
-            _save_checkpoint(path, model, optimizer, config, data.names, history)
+            _save_checkpoint(path, model, optimizer, setting, history)
         report(Progress("train", epoch, config.epochs, terms, preview=lambda: model.atlas_labels))
 
     record = {
@@ -294,7 +307,7 @@ def _epoch(
         image, labels = augmented(data, batch, grid, config, draw, device)
         loss, terms = joint_loss(model, image, labels, config.omega(epoch), config.strength)
         if not torch.isfinite(loss):
-            raise DivergenceError(f"the training loss is not finite in epoch {epoch}", "lower the learning rate")
+            raise DivergenceError(f"the training loss is not finite in epoch {epoch}", _LOWER_RATE)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -363,8 +376,7 @@ def _save_checkpoint(
     path: Path,
     model: AtlasISTN,
     optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    names: Sequence[str],
+    setting: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
 ) -> None:
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -372,12 +384,12 @@ def _save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"schema": CHECKPOINT_SCHEMA, "config": as_dict(config), "cases": list(names), "history": list(history)}
+    metadata = {"schema": CHECKPOINT_SCHEMA, **setting, "history": list(history)}
     write_atomically(path, lambda partial: save_file(tensors, partial, {"training": json.dumps(metadata)}))
 
 
 def _resume(
-    path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, config: TrainConfig, names: Sequence[str]
+    path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]
 ) -> list[dict[str, float]]:
     """Load a checkpoint into model and optimizer; gives the history of its epochs."""
     try:
@@ -386,9 +398,13 @@ def _resume(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise BundleError(f"the checkpoint {path} cannot be read", "remove it to train from the start") from error
-    changed = {k for k, v in as_dict(config).items() if k != "epochs" and metadata.get("config", {}).get(k) != v}
-    if metadata.get("schema") != CHECKPOINT_SCHEMA or metadata.get("cases") != list(names) or changed:
-        what = ", ".join(sorted(changed)) or "the cases"
+    if metadata.get("schema") != CHECKPOINT_SCHEMA:
+        raise BundleError(f"{path} is not a checkpoint that this release can go on from", "remove it or name another")
+    old, new = metadata.get("config", {}), setting["config"]
+    changed = [key for key, value in new.items() if key != "epochs" and old.get(key) != value]
+    changed += [key for key, value in setting.items() if key != "config" and metadata.get(key, value) != value]
+    if changed:
+        what = ", ".join(changed)
         raise BundleError(
             f"the checkpoint {path} belongs to another training (different: {what})", "remove it or name another"
         )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
 import os
 import struct
 import uuid
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +42,11 @@ IMAGE_ENDINGS = (
     ".dcm",
 )
 
+#: Headers whose voxels lie in a second file, which cannot both appear at once.
+_DETACHED = (".mhd", ".nhdr", ".hdr", ".img")
+#: Beyond it the square of a value leaves the single-precision numbers.
+_LARGEST = 1e18
+_DICOM_POSITION = "0020|0032"
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
 
 
@@ -65,6 +72,10 @@ class Volume:
         label = self.name or "the array"
         if array.dtype.kind == "b":
             array = array.astype(np.uint8)
+        elif array.dtype.kind in "iuf":
+            # SimpleITK knows neither half and long floats nor foreign byte orders.
+            plain = {2: "f4", 16: "f8"}.get(array.dtype.itemsize) if array.dtype.kind == "f" else None
+            array = array.astype(plain or array.dtype.newbyteorder("="), copy=False)
         if array.dtype.kind == "c":
             raise VolumeError(f"{label} holds complex numbers", "take its magnitude or real part first")
         if array.dtype.kind not in "iuf":
@@ -140,8 +151,10 @@ class Volume:
         """Write the volume; the file appears whole or not at all. The ending chooses the format.
 
         Raises:
-            OutputError: the place cannot be written or the ending is unknown.
+            OutputError: the place cannot be written, or the ending is unknown or that of a format of two files.
         """
+        if Path(path).suffix.lower() in _DETACHED:
+            raise OutputError(f"cannot write {path}: the format keeps its voxels in another file", "use .nrrd or .mha")
         image = self.to_sitk()
         return write_atomically(path, lambda partial: sitk.WriteImage(image, str(partial), useCompression=True))
 
@@ -213,6 +226,8 @@ def checked_image(volume: Volume, ndim: int) -> Volume:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise VolumeError(f"{name} holds {count} values that are NaN or infinite", "replace them first")
+    if np.abs([float(array.min()), float(array.max())]).max() > _LARGEST:
+        raise VolumeError(f"{name} holds values from {array.min():g} to {array.max():g}", "correct or clip them first")
     if array.min() == array.max():
         raise VolumeError(f"{name} has the same value {array.min():g} everywhere", "check that it is the right image")
     return volume
@@ -270,27 +285,34 @@ def _read_file(path: Path) -> sitk.Image:
 def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
     """Refuse before the voxels are read what would be refused after it."""
     d = reader.GetDimension()
-    # NIfTI headers may say 4D with a single time point: those are 3D images that SimpleITK would give as 4D.
     if d > 3:
         raise VolumeError(f"{path} has {d} dimensions (size {reader.GetSize()})", "extract one 3D volume of it first")
-    if _nifti_zero_spacing(path, d):
-        raise VolumeError(f"{path} has a voxel spacing of zero in its header", "correct the header first")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        _check_nifti(path, d)
 
 
-def _nifti_zero_spacing(path: Path, d: int) -> bool:
-    """Whether a NIfTI file states a zero voxel width. ITK reads such an axis as 1 mm, which would be a silent lie."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return False
+def _check_nifti(path: Path, d: int) -> None:
+    """Refuse what ITK reads without a word: a voxel width of zero as 1 mm, and what a damaged file lacks as zeros."""
     with contextlib.ExitStack() as stack:
         stream: IO[bytes] = stack.enter_context(open(path, "rb"))
         if stream.read(2) == b"\x1f\x8b":
-            stream = stack.enter_context(gzip.open(path, "rb"))
+            stream = cast(IO[bytes], stack.enter_context(gzip.open(path, "rb")))
         stream.seek(0)
-        header = stream.read(112)
-    if len(header) < 112:
-        return False
+        try:
+            header = stream.read(348)
+            length = len(header) + sum(len(block) for block in iter(lambda: stream.read(1 << 22), b""))
+        except (EOFError, OSError, zlib.error) as error:
+            raise VolumeError(f"{path} is damaged or ends too early", "copy it again from its source") from error
+    if len(header) < 348:
+        raise VolumeError(f"{path} is damaged or ends too early", "copy it again from its source")
     order = "<" if struct.unpack("<i", header[:4])[0] == 348 else ">"
-    return any(width == 0 for width in struct.unpack(f"{order}8f", header[76:108])[1 : d + 1])
+    if 0 in struct.unpack(f"{order}8f", header[76:108])[1 : d + 1]:
+        raise VolumeError(f"{path} has a voxel spacing of zero in its header", "correct the header first")
+    axes, *sizes = struct.unpack(f"{order}8h", header[40:56])
+    bits, offset = struct.unpack(f"{order}h", header[72:74])[0], struct.unpack(f"{order}f", header[108:112])[0]
+    needed = offset + math.prod(max(1, n) for n in sizes[:axes]) * bits / 8
+    if header[344:347] == b"n+1" and length < needed:
+        raise VolumeError(f"{path} ends too early, after {length} of {needed:.0f} bytes", "copy it again")
 
 
 def _read_dicom_folder(path: Path) -> sitk.Image:
@@ -300,13 +322,30 @@ def _read_dicom_folder(path: Path) -> sitk.Image:
         raise VolumeError(f"{path} is a folder without DICOM images", "give an image file or a folder with one series")
     if len(series) > 1:
         raise VolumeError(f"{path} holds {len(series)} DICOM series", "give a folder with one series")
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path), series[0]))
+    files = reader.GetGDCMSeriesFileNames(str(path), series[0])
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
     try:
-        return reader.Execute()
+        image = reader.Execute()
     except RuntimeError as error:
         raise VolumeError(
             f"{path}: the DICOM series cannot be read", "are slices missing or of different sizes?"
         ) from error
+    _check_slices(path, reader, len(files))
+    return image
+
+
+def _check_slices(path: Path, reader: sitk.ImageSeriesReader, count: int) -> None:
+    """Refuse uneven slices, which ITK spreads evenly: where one is missing, all others would lie in wrong places."""
+    if not all(reader.HasMetaDataKey(i, _DICOM_POSITION) for i in range(count)):
+        return
+    positions = [[float(x) for x in reader.GetMetaData(i, _DICOM_POSITION).split("\\")] for i in range(count)]
+    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    if len(gaps) > 1 and np.abs(gaps - np.median(gaps)).max() > 0.1 * np.median(gaps):
+        raise VolumeError(
+            f"{path}: the slices of the DICOM series lie {gaps.min():.3g} to {gaps.max():.3g} mm apart",
+            "slices are missing or doubled; give the whole series, one volume of it",
+        )
 
 
 def _sitk_reference(grid: Grid) -> sitk.Image:

@@ -27,7 +27,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("warp", "networks", "losses"),
     ("model", "bundle", "reference"),
     ("placement", "result", "segmentation", "training"),
-    ("report", "outputs", "worker", "cli"),
+    (
+        *("report", "outputs", "worker"),
+        *("terminal", "arguments", "batch", "demo", "commands", "training_command", "cli"),
+    ),
     ("__init__", "__main__"),
 )
 # What a floor adds to the packages of the floors below, and what one room alone may use besides.
@@ -40,7 +43,7 @@ PACKAGES: tuple[set[str], ...] = (
     set(),
     set(),
 )
-ROOM_PACKAGES = {"report": {"matplotlib"}, "cli": {"tqdm"}}
+ROOM_PACKAGES = {"report": {"matplotlib"}, "terminal": {"tqdm"}}
 HOST_FLOORS = 2  # the panel knows the floors 0 and 1: it opens before torch is installed
 
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
@@ -223,7 +226,8 @@ def test_floor_rule_catches(room: str, source: str, complaint: str) -> None:
     [
         ("volume", "import json\nimport numpy as np\nfrom .geometry import Grid\nfrom AtlasISTNLib import errors"),
         ("report", "from matplotlib.figure import Figure\nfrom .train import train"),
-        ("cli", "from . import __version__\nfrom .worker import serve\nfrom tqdm import tqdm"),
+        ("cli", "from . import __version__\nfrom .worker import serve"),
+        ("terminal", "from tqdm import tqdm"),
         ("__init__", "import importlib\nimportlib.import_module(name)"),
     ],
 )

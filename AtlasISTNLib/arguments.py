@@ -1,0 +1,299 @@
+"""The words of the command line: commands, options and their help.
+
+Nothing heavy is imported here, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .configs import MODES, TrainConfig
+from .errors import ConfigError
+
+PROGRAM = "atlas-istn"
+
+_EPILOG = """\
+exit codes:
+  0    everything went well
+  1    an unexpected error; --debug shows where
+  2    bad input, or a command line that makes no sense; of several images at least one failed
+  130  stopped with Ctrl-C
+
+Research only. Not for clinical use.
+"""
+_SEGMENT = """\
+Segment images by warping a model's atlas onto its network's prediction.
+
+For every image a folder DIR/<name> is written with labels, prediction (the network's own labels), one-pass (the atlas
+before refinement) and atlas-image on the image's own grid, the transforms image-from-atlas.h5 and
+atlas-from-image.h5, report.json and report.png. Several images are a batch: one that fails is reported and the rest
+go on.
+
+Ctrl-C during the refinement keeps the best state so far and writes it; a second Ctrl-C stops at once.
+"""
+_TRAIN = """\
+Train a model and its atlas on labelled images.
+
+IMAGES and LABELS are two folders with files of the same names, or two CSV lists with a heading and one path a line.
+Without --label every value found in the label maps becomes a structure; without --shape and --spacing a grid is chosen
+that holds every label map with a margin. Ctrl-C ends the training after its step and writes what the last epoch gave.
+"""
+#: Every field of TrainConfig.
+TRAIN_HELP = {
+    "epochs": "passes over the cases",
+    "batch_size": "cases per step",
+    "learning_rate": "Adam's at the start",
+    "halve_every": "epochs in which the learning rate halves; 0 keeps it",
+    "strength": "λ, weight of the smoothness",
+    "omega_midpoint": "epoch at which the registration terms have half their weight; without it they have all of it",
+    "eta": "share of the new mean in each epoch's atlas update",
+    "label_blur": "σ in voxels of the blur of the labels",
+    "rotation": "augmentation: largest angle in degrees",
+    "translation": "augmentation: largest shift in mm",
+    "scale": "augmentation: largest relative change of size",
+    "intensity": "augmentation: largest relative change of contrast and brightness",
+    "noise": "augmentation: largest standard deviation of added noise, in normalised units",
+    "validation": "share of the cases held out to watch the training",
+    "seed": "of everything random",
+}
+#: Options whose value may begin with a minus sign.
+_SIGNED = {
+    *("--refine", "--strength", "--beta", "--gamma", "--learning-rate", "--box", "--center", "--threads"),
+    *("--count", "--seed", "--shape", "--spacing", "--window"),
+    *("--" + name.replace("_", "-") for name in TRAIN_HELP),
+}
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `ConfigError` where argparse would print its usage and leave."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, f"see {self.prog} --help")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the user wants.
+
+    Raises:
+        ConfigError: the command line makes no sense.
+        SystemExit: help or version was asked for.
+    """
+    values, rest = _parser().parse_known_args(_signed_values_joined(arguments))
+    options = [word for word in rest if word.startswith("-") and word != "-"]
+    program = f"{PROGRAM} {values.command}" if values.command else PROGRAM
+    if options:
+        raise ConfigError(f"unknown option {options[0]}", f"see {program} --help")
+    if values.command is None:
+        raise ConfigError("no command was given", f"see {PROGRAM} --help")
+    if rest and values.command == "segment":
+        values.images += [Path(word) for word in rest]  # images that came after an option
+    elif rest:
+        raise ConfigError(f"unexpected argument '{rest[0]}'", f"see {program} --help")
+    return values
+
+
+def _signed_values_joined(arguments: Sequence[str]) -> list[str]:
+    """`--center -10,20,5` as `--center=-10,20,5`: argparse takes the value for an option otherwise."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] in _SIGNED and _NEGATIVE.match(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM,
+        description="Segmentation of anatomy by warping an atlas onto a network's prediction.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _segment(_command(commands, "segment", "segment images", _SEGMENT))
+    _demo(_command(commands, "demo", "segment, refine and measure the samples that come along"))
+    _models(_command(commands, "models", "list the models that come along, or describe one"))
+    _evaluate(_command(commands, "evaluate", "measure a label map against a reference on the same grid"))
+    _phantom(_command(commands, "phantom", "make labelled images to try things on"))
+    _train(_command(commands, "train", "train a model on labelled images", _TRAIN))
+    _import_reference(
+        _command(commands, "import-reference", "turn a model of the authors' released training into ours")
+    )
+    return parser
+
+
+def _command(commands: Any, name: str, title: str, description: str = "") -> Parser:
+    parser: Parser = commands.add_parser(name, help=title, description=description or f"{title.capitalize()}.")
+    group = parser.add_argument_group("what is shown")
+    group.add_argument(
+        "--events", choices=["jsonl"], help="for programs: one JSON object a line on stdout and nothing else there"
+    )
+    group.add_argument("--quiet", action="store_true", help="show only warnings and errors")
+    group.add_argument("--verbose", action="store_true", help="show the engine's log")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    return parser
+
+
+def _machine(parser: Parser) -> None:
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--threads", type=whole, metavar="N", help="CPU threads to use (default: all)")
+
+
+def _segment(parser: Parser) -> None:
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder with one DICOM series")
+    add("--model", required=True, metavar="NAME|PATH", help="a model's name (see `atlas-istn models`), folder or zip")
+    add("--output", required=True, type=Path, metavar="DIR", help="where the results go")
+    add("--overwrite", action="store_true", help="replace results that are there already")
+    add("--format", choices=["nii.gz", "nrrd"], default="nii.gz", help="of the written images (default: nii.gz)")
+    add("--no-picture", dest="picture", action="store_false", help="write no report.png")
+    add(
+        "--reference",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="LABELS",
+        help="label maps to measure against, one for each image in the same order; put them after the images",
+    )
+    group = parser.add_argument_group("refinement")
+    add = group.add_argument
+    add("--refine", type=whole, metavar="N", help="iterations; 0 for one pass only (default: the model's own)")
+    add("--strength", type=number, metavar="λ", help="weight λ* of the smoothness (default: the model's own)")
+    add("--beta", type=number, default=1.0, help="weight β* of the atlas brought onto the prediction (default: 1)")
+    add("--gamma", type=number, default=0.0, help="weight γ* of the prediction brought onto the atlas (default: 0)")
+    add("--learning-rate", type=number, metavar="RATE", help="of Adam (default: the mode's own)")
+    add(
+        "--mode",
+        choices=MODES,
+        default="network",
+        help="network adapts a copy of the registration network, field the deformation itself (default: network)",
+    )
+    group = parser.add_argument_group("where the model's grid lies on the image")
+    place = group.add_mutually_exclusive_group()
+    place.add_argument(
+        "--placement",
+        choices=["auto", "center"],
+        default="auto",
+        help="auto looks for the anatomy in images larger than the grid (default); center takes the image's centre",
+    )
+    place.add_argument("--center", type=numbers, metavar="x,y,z", help="centre of the grid, LPS mm")
+    place.add_argument("--box", type=numbers, metavar="x0,x1,y0,y1,z0,z1", help="box around the anatomy, LPS mm")
+    _machine(parser)
+
+
+def _demo(parser: Parser) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=Path("atlas-istn-demo"), metavar="DIR", help="default: atlas-istn-demo"
+    )
+    _machine(parser)
+
+
+def _models(parser: Parser) -> None:
+    parser.add_argument("model", nargs="?", metavar="NAME|PATH", help="the model to describe (default: list all)")
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout")
+
+
+def _evaluate(parser: Parser) -> None:
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="the label map to measure")
+    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="the truth, on the same grid")
+    parser.add_argument("--names", metavar="NAME|PATH", help="a model whose structures name the labels")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="as JSON on stdout")
+    shape.add_argument("--csv", type=Path, metavar="FILE", help="write a table of comma-separated values")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there already")
+
+
+def _phantom(parser: Parser) -> None:
+    add = parser.add_argument
+    add("kind", choices=["heart", "letter-b"], help="a chest CT with a labelled heart, or a noisy letter B")
+    add("--output", required=True, type=Path, metavar="DIR", help="gets the folders images and labels")
+    add("--count", type=whole, default=1, metavar="N", help="how many (default: 1)")
+    add("--seed", type=whole, default=0, metavar="S", help="of the first one; the others follow (default: 0)")
+    add("--artefacts", action="store_true", help="disturb the images; the labels stay right")
+    add("--overwrite", action="store_true", help="replace files that are there already")
+
+
+def _train(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--images", required=True, type=Path, metavar="DIR|CSV", help="the images")
+    add("--labels", required=True, type=Path, metavar="DIR|CSV", help="their label maps")
+    add("--output", required=True, type=Path, metavar="BUNDLE", help="the model to write: a folder, or a .zip")
+    add("--overwrite", action="store_true", help="replace a model that is there already")
+    add("--name", required=True, help="of the model")
+    add(
+        "--label",
+        action="append",
+        type=named_value,
+        default=[],
+        metavar="VALUE=NAME",
+        help="a structure; once for each of them (default: every value found)",
+    )
+    add("--shape", type=wholes, metavar="z,y,x", help="voxels of the model's grid")
+    add("--spacing", type=numbers, metavar="x,y,z", help="voxel size of the model's grid in mm; one number for all")
+    add("--window", type=numbers, metavar="CENTER,WIDTH", help="intensity window (default: z-scores of the image)")
+    add("--checkpoint", type=Path, metavar="FILE", help="written after each epoch; an existing one is gone on from")
+    place = parser.add_mutually_exclusive_group()
+    text = "centre the grid on each case's {} (default: labels if an image is larger than the grid, else image)"
+    for what, flag in (("labels", True), ("image", False)):
+        place.add_argument(
+            f"--place-on-{what}", dest="place_on_labels", action="store_const", const=flag, help=text.format(what)
+        )
+    _machine(parser)
+    group = parser.add_argument_group("settings of the training")
+    for field in fields(TrainConfig):
+        text = TRAIN_HELP[field.name] + ("" if field.default is None else f" (default: {field.default:g})")
+        kind = whole if field.type == "int" else number
+        option = "--" + field.name.replace("_", "-")
+        group.add_argument(option, type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
+
+
+def _import_reference(parser: Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="holds itn.pt, stn.pt, config.json and the atlas")
+    parser.add_argument("output", type=Path, metavar="OUT", help="the model to write: a folder, or a .zip")
+    parser.add_argument("--name", help="of the model (default: the folder's name)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there already")
+
+
+def number(text: str) -> float:
+    """A number; whether it makes sense is for the settings to say."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from error
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from error
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    return tuple(number(part.strip()) for part in text.split(","))
+
+
+def wholes(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
+    return tuple(whole(part.strip()) for part in text.split(","))
+
+
+def named_value(text: str) -> tuple[int, str]:
+    """`VALUE=NAME` of a structure."""
+    value, _, name = text.partition("=")
+    if not name.strip() or not value.strip().isdecimal() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not VALUE=NAME with a value of 1 or more")
+    return int(value), name.strip()
