@@ -6,6 +6,7 @@ of structures. No global state of matplotlib is touched: pictures can be drawn i
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .configs import NormalisationConfig
 from .geometry import VOXEL, WORLD
 from .result import Result
 from .tables import Table, figure_tables
-from .views import View, bounds, outline, sampled, views_of
+from .topology import foreground_box
+from .views import View, bounds, outline, position, sampled, views_of
 from .volume import Volume
 
 _DPI = 200
@@ -46,7 +49,7 @@ _PIXELS = 480
 #: Room around the structures, and the least width that is shown, mm.
 _AROUND, _LEAST_MM = 1.2, 20.0
 #: Lines of the atlas's grid across a panel, about.
-_LINES = 22
+_LINES = 16
 #: Structures that are named above the table.
 _LEGEND_MOST = 12
 _HALO = [withStroke(linewidth=2.2, foreground="#000000aa")]
@@ -123,7 +126,9 @@ def draw(
             axes = _image_panel(page.axes(x, y, panel, panel), view, shades[r])
             if column.labels is None:
                 _draw_grid(axes, result, view)
-            _draw_outlines(axes, result, view, result.labels if column.labels is None else column.labels, reference)
+                _draw_outlines(axes, result, view, result.labels, None)
+            else:
+                _draw_outlines(axes, result, view, column.labels, reference)
             if c == 0:
                 _draw_scale(axes, view)
                 name = " · ".join(part for part in (view.title, view.position) if part)
@@ -144,16 +149,18 @@ def draw(
 def _columns(result: Result, figures: Mapping[str, Any]) -> list[_Column]:
     scores, refinement = figures["scores"], figures["refinement"]
 
-    def note(stage: str) -> str:
+    def note(stage: str, otherwise: str) -> str:
         mean = scores[stage]["mean"]["dice"] if scores else None
-        return "" if mean is None else f"mean Dice {mean:.3f}"
+        word = "Dice" if len(result.structures) == 2 else "mean Dice"
+        return otherwise if mean is None else f"{word} {mean:.3f}"
 
     columns = [
-        _Column("ITN prediction", note("prediction"), result.prediction),
-        _Column("Atlas, one pass", note("one_pass"), result.one_pass_labels),
+        _Column("ITN prediction", note("prediction", "the network's labels"), result.prediction),
+        _Column("Atlas, one pass", note("one_pass", "registered to them at once"), result.one_pass_labels),
     ]
     if refinement:
-        columns.append(_Column("Atlas, refined", note("final"), result.labels))
+        text = f"after {refinement['best']} iterations"
+        columns.append(_Column("Atlas, refined", note("final", text), result.labels))
     folds = figures["folding"]
     folded = "no folding" if folds["volume_voxels"] == 0 else f"{folds['percent']:.2g} % folded"
     text = f"{folded}, smallest Jacobian {folds['smallest_jacobian']:.2f}"
@@ -167,19 +174,21 @@ def _views(result: Result, columns: Sequence[_Column], reference: Volume | None)
     volumes = [column.labels for column in columns if column.labels] + ([reference] if reference else [])
     found = [box for box in (bounds(volume, background) for volume in volumes) if box]
     if not found:
-        corners = result.placement.grid.corners()
-        found = [(corners.min(axis=0), corners.max(axis=0))]
+        box = result.placement.grid.corners()
+        found = [(box.min(axis=0), box.max(axis=0))]
     low = np.min([box[0] for box in found], axis=0)
     high = np.max([box[1] for box in found], axis=0)
-    side = max(float((high - low).max()) * _AROUND, _LEAST_MM)
-    middle = (low + high) / 2
-    center = (final[0] + final[1]) / 2 if final else middle
+    corners = result.image.grid.corners()
+    first, last = corners.min(axis=0), corners.max(axis=0)
+    side = max(min(float((high - low).max()) * _AROUND, float((last - first).max())), _LEAST_MM)
+    center = (low + high) / 2 if final is None else (final[0] + final[1]) / 2
+    # As little as can be of what is shown lies beyond the image.
+    room = np.maximum(last - first - side, 0) / 2
+    middle = np.clip((low + high) / 2, (first + last) / 2 - room, (first + last) / 2 + room)
     return views_of(result.image.grid, center, middle - side / 2, middle + side / 2, _PIXELS)
 
 
-def _shades(
-    image: Volume, views: Sequence[View], normalisation: NormalisationConfig
-) -> list[NDArray[np.floating]]:
+def _shades(image: Volume, views: Sequence[View], normalisation: NormalisationConfig) -> list[NDArray[np.floating]]:
     """Each view of the image as grey values from 0 to 1, in one window for all."""
     slices = [sampled(image, view, "linear", np.nan) for view in views]
     if normalisation.kind == "window":
@@ -216,20 +225,23 @@ def _centres(view: View) -> NDArray[np.floating]:
 def _draw_outlines(axes: Axes, result: Result, view: View, labels: Volume, reference: Volume | None) -> None:
     at, background = _centres(view), result.values[0]
     for label in result.structures[1:]:
-        pairs = [(reference, _INK, 0.9, [(0, (2.2, 1.6))])] if reference else []
-        pairs += [(labels, visible(label.color), 1.5, ["solid"])]  # type: ignore[list-item]
-        for volume, color, width, style in pairs:
+        pairs: list[tuple[Volume, Any, float]] = [] if reference is None else [(reference, _INK, 0.7)]
+        pairs.append((labels, visible(label.color), 1.5))
+        for volume, color, width in pairs:
             field = outline(volume, view, label.value, background)
-            if field.min() < 0.5 < field.max():
-                lines = axes.contour(at, at, field, [0.5], colors=[color], linewidths=width, linestyles=style)
-                lines.set_path_effects([withStroke(linewidth=width + 1, foreground="#00000090")])
+            rows, columns = foreground_box(field > 0)
+            field = field[rows, columns]
+            if field.size and field.min() < 0.5 < field.max():
+                lines = axes.contour(at[columns], at[rows], field, [0.5], colors=[color], linewidths=width)
+                if volume is labels:
+                    lines.set_path_effects([withStroke(linewidth=width + 1, foreground="#00000090")])
 
 
 def _draw_grid(axes: Axes, result: Result, view: View) -> None:
     """The planes of the atlas's grid where the view cuts them: contours of the atlas coordinates of its pixels."""
     correspondence, d = result.correspondence, view.grid.ndim
     atlas = correspondence.atlas_grid
-    world = view.grid.points(WORLD).reshape(*view.grid.shape[-2:], d)
+    world = view.grid.points(WORLD).reshape(*view.grid.shape[-2:], d)[::2, ::2]
     voxel = atlas.transform_points(correspondence.atlas_from_image(world), VOXEL, WORLD)
     last = np.array(atlas.size) - 1
     used = [axis for axis in range(d) if last[axis] > 0]
@@ -237,7 +249,7 @@ def _draw_grid(axes: Axes, result: Result, view: View) -> None:
         normal = np.array(view.grid.direction)[:, 2]
         used.remove(int(np.abs(np.array(result.placement.grid.direction).T @ normal).argmax()))
     outside = ((voxel < 0) | (voxel > last))[..., [axis for axis in range(d) if last[axis] > 0]].any(axis=-1)
-    at = _centres(view)
+    at = _centres(view)[::2]
     for axis in used:
         step = max(1, round(view.side / _LINES / atlas.spacing[axis]))
         levels = np.arange(last[axis] / 2 % step, last[axis] + 0.5, step)
@@ -259,16 +271,22 @@ def _draw_scale(axes: Axes, view: View) -> None:
 def _header(page: _Page, figures: Mapping[str, Any], warnings: Sequence[str]) -> None:
     model, image = figures["model"], figures["image"]
     page.text(_MARGIN, 0.42, _short(image["name"] or "unnamed image", int(page.width * 6)), _TITLE, weight="bold")
-    name = f"{model['title'] or model['name']} {model['version']}"
+    name = f"{model['title'] or model['name']}, version {model['version']}"
     page.text(page.width - _MARGIN, 0.42, name, _TITLE, _FAINT, ha="right")
     size = " × ".join(str(n) for n in image["size"])
     spacing = " × ".join(f"{s:.3g}" for s in image["spacing"])
-    center = ", ".join(f"{c:.0f}" for c in figures["placement"]["center"])
-    parts = [f"{size} voxels of {spacing} mm", f"model grid at {center} mm (LPS), {figures['placement']['how']}"]
+    parts = [f"{size} voxels of {spacing} mm", _placed(figures["placement"])]
     page.text(_MARGIN, 0.66, "   |   ".join(parts), _TEXT, _FAINT)
     page.text(_MARGIN, 0.85, _refined(figures), _TEXT, _FAINT)
     for i, line in enumerate(warnings):
         page.text(_MARGIN, 1.04 + 0.17 * i, line, _TEXT, _WARN)
+
+
+def _placed(placement: Mapping[str, Any]) -> str:
+    center = placement["center"]
+    at = ", ".join(position(i, mm) if len(center) == 3 else f"{mm:.0f} mm" for i, mm in enumerate(center))
+    how = {"auto": "by the anatomy found", "center": "at the image's centre", "given": "as given"}[placement["how"]]
+    return f"model grid placed {how}: {at}"
 
 
 def _refined(figures: Mapping[str, Any]) -> str:
@@ -290,7 +308,9 @@ def _footer(page: _Page, figures: Mapping[str, Any]) -> None:
     page.rule(_MARGIN, y - 0.2, page.width - 2 * _MARGIN)
     page.text(_MARGIN, y, "Not for clinical use", _TEXT, _WARN, weight="bold")
     software, date = figures["software"], figures["date"].replace("T", " ").replace("+00:00", " UTC")
-    page.text(page.width - _MARGIN, y, f"{software['name']} {software['version']}   |   {date}", _TEXT, _FAINT, ha="right")
+    page.text(
+        page.width - _MARGIN, y, f"{software['name']} {software['version']}   |   {date}", _TEXT, _FAINT, ha="right"
+    )
 
 
 def _legend_lines(result: Result, reference: Volume | None, width: float) -> list[list[tuple[str, Any]]]:
@@ -311,16 +331,16 @@ def _legend(page: _Page, lines: list[list[tuple[str, Any]]], y: float) -> None:
         for c, (name, color) in enumerate(line):
             x, base = _MARGIN + c * step, y + 0.22 * r
             if color is None:
-                page.text(x - 0.02, base, "- - -", _SMALL, _INK, weight="bold")
+                page.rule(x, base - 0.045, 0.1, _INK)
             else:
                 page.swatch(x, base, color)
-            page.text(x + (0.3 if color is None else 0.16), base, name, _TEXT)
+            page.text(x + 0.16, base, name, _TEXT)
 
 
 def _loss_panel(page: _Page, refinement: Mapping[str, Any], y: float, height: float) -> None:
     page.text(_MARGIN, y + 0.1, "Refinement loss", _TEXT, weight="bold")
     left, config = 0.5, refinement["config"]
-    axes = page.axes(_MARGIN + left, y + 0.22, _LOSS_WIDTH - left, min(height, 2.6) - 0.62)
+    axes = page.axes(_MARGIN + left, y + 0.22, _LOSS_WIDTH - left, min(height, 3.2) - 0.62)
     axes.set_facecolor(_BACK)
     steps = [entry["step"] for entry in refinement["trace"]]
     curves = [("total", _INK, 1.0), ("a2s", "#4fc3f7", config["beta"])]
@@ -336,41 +356,52 @@ def _loss_panel(page: _Page, refinement: Mapping[str, Any], y: float, height: fl
     axes.margins(x=0.02)
     axes.tick_params(colors=_FAINT, labelsize=7, length=2.5)
     axes.grid(color=_RULE, linewidth=0.5)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes.yaxis.get_offset_text().set(color=_FAINT, fontsize=7)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("iteration", fontsize=_SMALL, color=_FAINT)
     for side, spine in axes.spines.items():
         spine.set_visible(side in {"left", "bottom"})
         spine.set_color(_RULE)
     axes.legend(
-        fontsize=7, labelcolor=_INK, frameon=False, ncols=2, loc="upper right", handlelength=1.2, columnspacing=1, borderpad=0
+        fontsize=7,
+        labelcolor=_INK,
+        frameon=False,
+        ncols=2,
+        loc="upper right",
+        handlelength=1.2,
+        columnspacing=1,
+        borderpad=0,
     )
 
 
 def _draw_table(page: _Page, table: Table, x: float, y: float, width: float) -> None:
     """A table whose first line of text is at y + one row."""
     name_width = min(2.1, max(1.0, 0.3 + 0.066 * max(len(row.name) for row in table.rows)))
-    cell = min(0.62, (width - name_width) / max(1, sum(len(group.heads) for group in table.groups)))
-    total = name_width + cell * sum(len(group.heads) for group in table.groups)
+    count = sum(len(group.heads) for group in table.groups)
+    between = 0.12  # before each group of columns
+    cell = min(0.6, (width - name_width - between * len(table.groups)) / count)
+    ends: list[float] = []  # right edges of the columns
     page.text(x, y + 0.1, table.title, _TEXT, weight="bold")
-    first = y + 0.1
-    at = x + name_width
+    first, at = y + 0.1, x + name_width
     for group in table.groups:
-        n = len(group.heads)
-        page.text(at + n * cell, first, group.title, _SMALL, _INK, ha="right")
-        for i, head in enumerate(group.heads):
-            page.text(at + (i + 1) * cell, first + _ROW, head, _SMALL, _FAINT, ha="right")
-        at += n * cell
-    page.rule(x, first + _ROW + 0.06, total)
+        span = len(group.heads) * cell
+        page.text(at + between + (span + 0.1) / 2, first, group.title, _SMALL, _INK, ha="center")
+        page.rule(at + between + 0.1, first + 0.05, span - 0.1)
+        ends += [at + between + (i + 1) * cell for i in range(len(group.heads))]
+        at += between + span
+    for end, head in zip(ends, (head for group in table.groups for head in group.heads), strict=True):
+        page.text(end, first + _ROW, head, _SMALL, _FAINT, ha="right")
+    page.rule(x, first + _ROW + 0.06, at - x)
     for r, row in enumerate(table.rows):
         base = first + (r + 2) * _ROW + 0.02
         if row.color is not None:
             page.swatch(x, base, visible(row.color))
         page.text(x + 0.16, base, row.name, _SMALL)
-        for i, mark in enumerate(row.cells):
-            color = {"odd": _WARN, "best": _INK}.get(mark.style, _INK if mark.style else "#c5ccd4")
+        for end, mark in zip(ends, row.cells, strict=False):
+            color = {"odd": _WARN, "best": "#ffffff"}.get(mark.style, "#c5ccd4")
             weight = "bold" if mark.style == "best" else "normal"
-            page.text(x + name_width + (i + 1) * cell, base, mark.text, _SMALL, color, ha="right", weight=weight)
+            page.text(end, base, mark.text, _SMALL, color, ha="right", weight=weight)
 
 
 def visible(color: Sequence[int]) -> tuple[float, ...]:
@@ -388,8 +419,6 @@ def _short(text: str, most: int) -> str:
 
 
 def _wrapped(lines: Sequence[str], most: int) -> list[str]:
-    import textwrap
-
     return [part for line in lines for part in textwrap.wrap(line, most)]
 
 

@@ -71,7 +71,7 @@ def _structure_table(structures: Sequence[Mapping[str, Any]], stages: Sequence[s
     unit = "Volume, mL" if solid else "Area, mm²"
     groups = (
         Group(unit, heads),
-        Group("Dice", (f"ITN–{_STAGES[last]}",)),
+        Group("Dice to ITN", (_STAGES[last],)),
         Group("Components", ("ITN", _STAGES[last], "atlas")),
         Group("Holes and tunnels" if solid else "Holes", ("ITN", _STAGES[last], "atlas")),
     )
@@ -97,12 +97,18 @@ def _score_table(figures: Mapping[str, Any], stages: Sequence[str]) -> Table:
         rows.append(_row(entry, [cell for m in measures for cell in _compared([s[m[1]] for s in by_stage], *m[2:])]))
     many = len(figures["structures"]) > 1
     if many:
-        means = [figures["scores"][stage]["mean"] for stage in stages]
+        means = [_means(figures["scores"][stage]) for stage in stages]
         cells = [cell for m in measures for cell in _compared([mean[m[1]] for mean in means], *m[2:])]
     shown = _with_more(rows, len(figures["structures"]))
     if many:
         shown += (Row("mean", None, tuple(cells)),)
     return Table("Against the reference", tuple(Group(m[0], heads) for m in measures), shown)
+
+
+def _means(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """Means over the structures; None where one that exists has no figure, as that mean would be of fewer than the others."""
+    known = [row for row in scores["labels"] if row["dice"] is not None]
+    return {m: None if any(row[m] is None for row in known) else mean for m, mean in scores["mean"].items()}
 
 
 def _compared(values: Sequence[float | None], digits: int, sign: int) -> list[Cell]:

@@ -33,6 +33,8 @@ from .progress import Progress, Report
 FINE, UNEXPECTED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 #: Seconds between two lines of one stage where there is no terminal.
 _LINE_EVERY = 10.0
+#: Seconds that a stage without figures lasts at least to be worth a line.
+_LEAST = 1.0
 
 
 class Console:
@@ -238,7 +240,8 @@ class _Lines(_Shown):
         if progress.stage != self._stage:
             self._stage, self._first, self._began, self._said = progress.stage, progress.step, now, now
         finished = progress.total > 0 and progress.step >= progress.total
-        if not finished and now - self._said < _LINE_EVERY:
+        # A line tells of what took time or gave figures; the rest is over before it can be read.
+        if now - self._said < (_LEAST if finished and not progress.values else 0 if finished else _LINE_EVERY):
             return
         self._said = now
         text = f"{self._title}: {progress.stage}"

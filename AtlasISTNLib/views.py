@@ -29,7 +29,7 @@ _POSITIVE, _NEGATIVE = "LPS", "RAI"
 #: A direction is named after every axis that it follows by more than this (its cosine).
 _NAMED_FROM = 0.35
 #: σ of the blur of an outline's mask, in voxels of the image.
-_OUTLINE_BLUR = 0.6
+_OUTLINE_BLUR = 0.7
 #: Pieces of a mask that the blur would bring below this are drawn with half of it.
 _LEAST_PEAK = 0.55
 #: Enough points of a mask to know its bounds in the world.
@@ -95,7 +95,7 @@ def views_of(image: Grid, center: ArrayLike, low: ArrayLike, high: ArrayLike, pi
         normal = int(np.abs(axes[:, 2]).argmax())
         at = middle.copy()
         at[normal] = np.asarray(center, dtype=np.float64)[normal]
-        views.append(_view(title, _position(normal, at[normal]), image, at, axes, width / pixels, pixels))
+        views.append(_view(title, position(normal, at[normal]), image, at, axes, width / pixels, pixels))
     return tuple(views)
 
 
@@ -126,16 +126,25 @@ def sampled(volume: Volume, view: View, interpolation: str, outside: float) -> N
 
 def outline(labels: Volume, view: View, value: int, background: int) -> NDArray[np.floating]:
     """A smooth field (rows, columns) that is above 0.5 inside one label; no piece of the label gets lost in it."""
-    mask = sampled(labels, view, "nearest", background) == value
+    whole = sampled(labels, view, "nearest", background) == value
     sigma = np.array([_voxel_width(labels.grid, axis) for axis in (view.down, view.right)])
     sigma *= _OUTLINE_BLUR / view.pixel
+    result = np.zeros(whole.shape, dtype=np.float32)
+    if not whole.any():
+        return result
+    reach = np.ceil(4 * sigma).astype(int) + 1
+    box = tuple(
+        slice(max(0, s.start - r), s.stop + r) for s, r in zip(foreground_box(whole), reach.tolist(), strict=True)
+    )
+    mask = whole[box]
     field = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
     pieces, count = ndimage.label(mask, np.ones((3, 3)))
-    if count:
-        peaks = np.asarray(ndimage.maximum(field, pieces, np.arange(1, count + 1)))
-        faint = np.isin(pieces, 1 + np.flatnonzero(peaks < _LEAST_PEAK))
+    peaks = np.asarray(ndimage.maximum(field, pieces, np.arange(1, count + 1)))
+    faint = np.isin(pieces, 1 + np.flatnonzero(peaks < _LEAST_PEAK))
+    if faint.any():
         field = np.maximum(field, ndimage.gaussian_filter(faint.astype(np.float32), sigma / 2))
-    return np.asarray(field)
+    result[box] = field
+    return result
 
 
 def letters(direction: ArrayLike) -> str:
@@ -154,7 +163,7 @@ def _slice_view(image: Grid, middle: Float, pixel: float, pixels: int) -> View:
     axes = np.stack([right, down, np.cross(right, down)], axis=1)
     normal = int(np.abs(axes[:, 2]).argmax())
     at = middle + axes[:, 2] * float((np.array(image.center) - middle) @ axes[:, 2])
-    return _view(_TITLE_BY_NORMAL[normal], _position(normal, at[normal]), image, at, axes, pixel, pixels)
+    return _view(_TITLE_BY_NORMAL[normal], position(normal, at[normal]), image, at, axes, pixel, pixels)
 
 
 def _view(title: str, position: str, image: Grid, at: Float, axes: Float, pixel: float, pixels: int) -> View:
@@ -163,7 +172,8 @@ def _view(title: str, position: str, image: Grid, at: Float, axes: Float, pixel:
     return View(title, position, grid, sides)
 
 
-def _position(axis: int, mm: float) -> str:
+def position(axis: int, mm: float) -> str:
+    """A WORLD coordinate along x, y or z as radiology writes it: "S 12 mm"."""
     names: Sequence[str] = _POSITIVE if mm >= 0 else _NEGATIVE
     return f"{names[axis]} {abs(mm):.0f} mm"
 
@@ -174,4 +184,4 @@ def _voxel_width(grid: Grid, direction: Float) -> float:
     return float(1 / np.linalg.norm(steps))
 
 
-__all__ = ["View", "bounds", "letters", "outline", "sampled", "views_of"]
+__all__ = ["View", "bounds", "letters", "outline", "position", "sampled", "views_of"]

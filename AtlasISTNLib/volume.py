@@ -6,17 +6,12 @@ so that the world is always LPS millimetres.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import math
 import os
-import struct
 import uuid
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,6 +20,7 @@ from scipy import ndimage
 
 from .errors import GeometryError, OutputError, VolumeError
 from .geometry import Grid
+from .nifti import NIFTI_ENDINGS, check_nifti
 
 #: Endings that are taken off a file's name to name its case, longest first.
 IMAGE_ENDINGS = (
@@ -97,10 +93,14 @@ class Volume:
         """A volume from a SimpleITK image; the voxels are copied.
 
         Raises:
-            VolumeError: the image has four or more dimensions, is empty, or holds complex numbers.
+            VolumeError: the image has more than three dimensions with more than one voxel in the last ones, is empty,
+                or holds complex numbers.
             GeometryError: its spacing or direction is impossible.
         """
         label = name or "the image"
+        while image.GetDimension() > 3 and image.GetSize()[-1] == 1:
+            # Scanners' exports often call a single volume a series of one.
+            image = image[(slice(None),) * (image.GetDimension() - 1) + (0,)]
         d = image.GetDimension()
         if d > 3:
             raise VolumeError(
@@ -285,41 +285,19 @@ def _read_file(path: Path) -> sitk.Image:
 def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
     """Refuse before the voxels are read what would be refused after it."""
     d = reader.GetDimension()
-    if d > 3:
+    if any(n > 1 for n in reader.GetSize()[3:]):
         raise VolumeError(f"{path} has {d} dimensions (size {reader.GetSize()})", "extract one 3D volume of it first")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _check_nifti(path, d)
-
-
-def _check_nifti(path: Path, d: int) -> None:
-    """Refuse what ITK reads without a word: a voxel width of zero as 1 mm, and what a damaged file lacks as zeros."""
-    with contextlib.ExitStack() as stack:
-        stream: IO[bytes] = stack.enter_context(open(path, "rb"))
-        if stream.read(2) == b"\x1f\x8b":
-            stream = cast(IO[bytes], stack.enter_context(gzip.open(path, "rb")))
-        stream.seek(0)
-        try:
-            header = stream.read(348)
-            length = len(header) + sum(len(block) for block in iter(lambda: stream.read(1 << 22), b""))
-        except (EOFError, OSError, zlib.error) as error:
-            raise VolumeError(f"{path} is damaged or ends too early", "copy it again from its source") from error
-    if len(header) < 348:
-        raise VolumeError(f"{path} is damaged or ends too early", "copy it again from its source")
-    order = "<" if struct.unpack("<i", header[:4])[0] == 348 else ">"
-    if 0 in struct.unpack(f"{order}8f", header[76:108])[1 : d + 1]:
-        raise VolumeError(f"{path} has a voxel spacing of zero in its header", "correct the header first")
-    axes, *sizes = struct.unpack(f"{order}8h", header[40:56])
-    bits, offset = struct.unpack(f"{order}h", header[72:74])[0], struct.unpack(f"{order}f", header[108:112])[0]
-    needed = offset + math.prod(max(1, n) for n in sizes[:axes]) * bits / 8
-    if header[344:347] == b"n+1" and length < needed:
-        raise VolumeError(f"{path} ends too early, after {length} of {needed:.0f} bytes", "copy it again")
+    if path.name.lower().endswith(NIFTI_ENDINGS):
+        check_nifti(path, min(d, 3))
 
 
 def _read_dicom_folder(path: Path) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     series = reader.GetGDCMSeriesIDs(str(path))
     if not series:
-        raise VolumeError(f"{path} is a folder without DICOM images", "give an image file or a folder with one series")
+        images = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(IMAGE_ENDINGS))
+        hint = f"give the image files in it, such as {path / images[0]}" if images else "give an image file"
+        raise VolumeError(f"{path} is a folder without DICOM images", f"{hint}, or a folder with one series")
     if len(series) > 1:
         raise VolumeError(f"{path} holds {len(series)} DICOM series", "give a folder with one series")
     files = reader.GetGDCMSeriesFileNames(str(path), series[0])

@@ -21,7 +21,7 @@ MODULE = REPOSITORY / "AtlasISTN"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "configs", "resources"),
     (
-        *("geometry", "volume", "correspondence", "topology", "metrics", "folding"),
+        *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms", "datasets"),
     ),
     ("warp", "networks", "losses"),
