@@ -184,7 +184,6 @@ def _segment(parser: Parser) -> None:
     place.add_argument(
         "--placement",
         choices=["auto", "center"],
-        default="auto",
         help="auto looks for the anatomy in images larger than the grid (default); center takes the image's centre",
     )
     place.add_argument("--center", type=numbers, metavar="x,y,z", help="centre of the grid, LPS mm")

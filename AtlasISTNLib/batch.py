@@ -60,7 +60,7 @@ class Settings:
             RefineConfig(
                 options.refine, options.strength, options.beta, options.gamma, options.learning_rate, options.mode
             ),
-            PlacementConfig("given" if given else options.placement, options.center, options.box),
+            PlacementConfig("given" if given else options.placement or "auto", options.center, options.box),
             options.format,
             options.overwrite,
             options.picture,
@@ -122,7 +122,9 @@ def check_placement(placement: PlacementConfig, bundle: Bundle) -> None:
     given, d = placement.center or placement.box, bundle.config.ndim
     if given and len(given) != (d if placement.center else 2 * d):
         what = f"--center needs {d}" if placement.center else f"--box needs {2 * d}"
-        raise ConfigError(f"{what} numbers for the {d}D model {bundle.about.name}, not {len(given)}", "LPS mm")
+        raise ConfigError(
+            f"{what} numbers for the {d}D model {bundle.about.name}, not {len(given)}", "give LPS millimetres"
+        )
 
 
 def run_job(bundle: Bundle, job: Job, settings: Settings, console: Console, cancel: Cancel) -> int:

@@ -223,15 +223,25 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = 
                 for name in (MANIFEST, *FILES):
                     shutil.copyfile(Path(scratch, name), partial / name)
         if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+            # A folder cannot be replaced in one step: the old one steps aside until the new one is in its place.
+            aside = path.with_name(f".{uuid.uuid4().hex[:8]}.old.{path.name}")
+            os.replace(path, aside)
+            try:
+                os.replace(partial, path)
+            except OSError:
+                os.replace(aside, path)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         raise OutputError(f"cannot write {path}: {error}", "choose another folder or make room there") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
     return path
 
 
@@ -243,7 +253,7 @@ def on_device(bundle: Bundle, device: str) -> Bundle:
     """
     target = find_device(device)
     old = bundle.model
-    model = AtlasISTN(old.config, old.half_extent, old.atlas_image, old.atlas_labels)
+    model = AtlasISTN(old.config, old.half_extent, old.atlas_image.clone(), old.atlas_labels.clone())
     model.load_state_dict(old.state_dict())
     return replace(bundle, model=model.to(target).eval().requires_grad_(False))
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .arguments import parse
+from .arguments import PROGRAM, parse
 from .errors import ConfigError
 from .terminal import FINE, INTERRUPTED, UNEXPECTED, Console, Guard, Interrupts
 
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Guard(console) as guard:
             options = parse(words)
-            console = Console(options.events is not None, options.quiet, options.debug)
+            help_hint = f"see {PROGRAM} {options.command} --help"
+            console = Console(options.events is not None, options.quiet, options.debug, help_hint)
         code = guard.code or _run(options, console)
     except KeyboardInterrupt:
         console.note("interrupted")

@@ -15,7 +15,7 @@ from scipy import ndimage
 from .configs import NormalisationConfig
 from .errors import VolumeError
 from .geometry import Grid
-from .volume import IMAGE_ENDINGS, Volume, case_name, checked_image, checked_labels
+from .volume import IMAGE_ENDINGS, Volume, case_name, checked_labels
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,3 @@ def _first_column(path: Path) -> list[Path]:
     if len(rows) < 2:
         raise VolumeError(f"{path} lists no files", "it needs a heading and one path a line")
     return [path.parent / row for row in rows[1:]]
-
-
-__all__ = [
-    "Case",
-    "cases_from_csv",
-    "cases_from_folders",
-    "checked_image",
-    "foreground_center",
-    "normalised",
-    "soft_labels",
-]

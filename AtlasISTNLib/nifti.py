@@ -1,7 +1,7 @@
 """A look at NIfTI files before ITK reads them, for what it reads without a word.
 
 ITK takes a voxel width of zero for 1 mm, zeros for what a damaged file lacks, and zeros for NaN and infinity.
-Layouts of both versions: https://nifti.nimh.nih.gov/nifti-1, https://nifti.nimh.nih.gov/nifti-2.
+The layout is that of https://nifti.nimh.nih.gov/nifti-1; ITK does not read version 2.
 """
 
 from __future__ import annotations
@@ -43,23 +43,15 @@ class _Header:
 
     @classmethod
     def of(cls, head: bytes) -> _Header | None:
-        """From the first 540 bytes; None for the Analyze files that some call NIfTI, and for what is neither."""
+        """From the first 348 bytes; None for the Analyze files that some call NIfTI, and for what is neither."""
         for order in "<>":
             if struct.unpack_from(f"{order}i", head)[0] == 348 and head[344:347] == b"n+1":
                 axes, *sizes = struct.unpack_from(f"{order}8h", head, 40)
                 datatype, bits = struct.unpack_from(f"{order}2h", head, 70)
                 widths = struct.unpack_from(f"{order}8f", head, 76)[1:]
                 offset = struct.unpack_from(f"{order}f", head, 108)[0]
-            elif struct.unpack_from(f"{order}i", head)[0] == 540 and len(head) >= 540 and head[4:7] == b"n+2":
-                axes, *sizes = struct.unpack_from(f"{order}8q", head, 16)
-                datatype, bits = struct.unpack_from(f"{order}2h", head, 12)
-                widths = struct.unpack_from(f"{order}8d", head, 104)[1:]
-                offset = struct.unpack_from(f"{order}q", head, 168)[0]
-            else:
-                continue
-            if not (0 < axes <= 7 and math.isfinite(offset)):
-                return None
-            return cls(order, tuple(sizes[:axes]), widths[:axes], datatype, bits, int(offset))
+                if 0 < axes <= 7 and math.isfinite(offset):
+                    return cls(order, tuple(sizes[:axes]), widths[:axes], datatype, bits, int(offset))
         return None
 
 
@@ -79,7 +71,7 @@ def check_nifti(path: Path, d: int) -> None:
             stream = cast(IO[bytes], stack.enter_context(gzip.open(path, "rb")))
         stream.seek(0)
         try:
-            head = stream.read(540)
+            head = stream.read(348)
             if len(head) < 348:
                 raise VolumeError(f"{path} ends too early, in its header", _AGAIN)
             header = _Header.of(head)

@@ -29,6 +29,7 @@ REPORT, PICTURE = "report.json", "report.png"
 _OURS = frozenset(
     {f"{stem}.{ending}" for stem in IMAGES for ending in FORMATS} | {*TRANSFORMS.values(), REPORT, PICTURE}
 )
+_PREFIX = ".atlas-istn-"  # of hidden folders beside a case
 _HINT = "choose another folder or make room there"
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def check_output(folder: str | os.PathLike[str], overwrite: bool) -> None:
         raise OutputError(f"{place} is not a folder", "choose another folder")
     try:
         # Permissions do not tell on every system; a folder that was made does.
-        os.rmdir(tempfile.mkdtemp(prefix=".atlas-istn-", dir=place))
+        os.rmdir(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     except OSError as error:
         raise OutputError(f"cannot write to {place}: {_reason(error)}", _HINT) from error
 
@@ -102,30 +103,22 @@ def write_result(
     try:
         with _scratch_beside(path) as scratch:
             figures = summary(bundle, result, reference, source)
-            files = _files(bundle, result, scratch, format)
+            files = _files(result, format)
             if picture:
                 files[PICTURE] = lambda p: write_picture(bundle, result, p, reference, figures)
             text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             files[REPORT] = lambda p: write_atomically(p, lambda q: q.write_text(text, encoding="utf-8"))
             for count, (name, write) in enumerate(files.items(), 1):
-                write(scratch / name)
+                with _named(scratch, asked):
+                    write(scratch / name)
                 report(Progress("write", count, len(files), message=name))
             _move_in(scratch, path, asked, overwrite)
-    except OutputError as error:
-        # What people asked for is the folder, not the hidden one beside it.
-        hidden = f"{path.parent}{os.sep}{_PREFIX}"
-        raise (
-            OutputError(f"cannot write {asked}: {_tail(error)}", _HINT) if hidden in str(error) else error
-        ) from error
     except OSError as error:
         raise OutputError(f"cannot write {asked}: {_reason(error)}", _HINT) from error
     return asked
 
 
-_PREFIX = ".atlas-istn-"
-
-
-def _files(bundle: Bundle, result: Result, folder: Path, ending: str) -> dict[str, Callable[[Path], object]]:
+def _files(result: Result, ending: str) -> dict[str, Callable[[Path], object]]:
     """What writes each image and transform, by file name."""
     volumes = {
         "labels": lambda: result.labels,
@@ -169,18 +162,26 @@ def _check_content(path: Path, asked: Path, overwrite: bool) -> None:
 def _scratch_beside(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path`. What is left of it is removed at the end, and so are parents made in vain."""
     missing = [place for place in path.parents if not place.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _hidden_beside(path)
     try:
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
         yield scratch
     finally:
         if scratch.exists():
             shutil.rmtree(scratch, ignore_errors=True)
         if not path.exists():
-            with contextlib.suppress(OSError):  # somebody else uses them by now
+            with contextlib.suppress(OSError):  # not made, or in use by somebody else by now
                 for place in missing:
                     place.rmdir()
+
+
+@contextlib.contextmanager
+def _named(scratch: Path, asked: Path) -> Iterator[None]:
+    """Errors speak of the folder that people asked for, not of the hidden one."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(error.message.replace(str(scratch), str(asked)), error.hint) from error
 
 
 def _hidden_beside(path: Path) -> Path:
@@ -213,9 +214,4 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _tail(error: OutputError) -> str:
-    """What went wrong, without the path before it."""
-    return error.message.rsplit(": ", 1)[-1]
-
-
-__all__ = ["FORMATS", "check_output", "write_result"]
+__all__ = ["FORMATS", "IMAGES", "PICTURE", "REPORT", "TRANSFORMS", "check_output", "write_result"]

@@ -19,9 +19,8 @@ from .configs import as_dict
 from .correspondence import Correspondence
 from .errors import GeometryError
 from .folding import Folding, folding
-from .geometry import VOXEL, WORLD
+from .geometry import VOXEL, WORLD, Plane
 from .metrics import dice, evaluate, mask_volume
-from .picture import draw
 from .result import Result, Step, Trace
 from .topology import Topology, mask_topology
 from .volume import Volume, write_atomically
@@ -33,7 +32,7 @@ STAGES = ("prediction", "one_pass", "final")
 def summary(bundle: Bundle, result: Result, reference: Volume | None = None, source: str = "") -> dict[str, Any]:
     """Everything that is known of a result, as plain values for JSON; None where a figure does not exist.
 
-    Lengths are in mm, LPS; volumes in mL, areas (2D) in mm²; times in seconds, dates in UTC.
+    Lengths are in mm, LPS; volumes in mL, areas (2D images and single slices) in mm²; times in seconds, dates in UTC.
 
     Args:
         bundle: the model that made the result.
@@ -88,6 +87,8 @@ def write_picture(
         OutputError: the place cannot be written.
         GeometryError, VolumeError: as `summary`.
     """
+    from .picture import draw  # brings matplotlib, which takes a second that only pictures need
+
     known = summary(bundle, result, reference) if figures is None else figures
     canvas = draw(result, bundle.normalisation, known, reference)
     return write_atomically(path, lambda partial: canvas.print_png(str(partial)))
@@ -147,19 +148,27 @@ def _losses(step: Step) -> dict[str, float]:
     return {"total": step.total, "a2s": step.a2s, "s2a": step.s2a, "reg": step.reg}
 
 
-def stages_of(result: Result) -> dict[str, Volume]:
-    """The label maps of the three `STAGES`, on the image's grid."""
+def _stages(result: Result) -> dict[str, Volume]:
+    """The label maps of the three stages."""
     return dict(zip(STAGES, (result.prediction, result.one_pass_labels, result.labels), strict=True))
 
 
+def _flat(volume: Volume) -> Volume:
+    """A single slice as the 2D image that it is: seen in 3D, all of it would be surface."""
+    if volume.grid.ndim == 2 or 1 not in volume.grid.shape:
+        return volume
+    grid = Plane.of(volume.grid).grid
+    return Volume.from_array(volume.array.reshape(-1, *grid.shape), grid, volume.name)
+
+
 def _structures(result: Result) -> list[dict[str, Any]]:
-    arrays = {stage: volume.array[0] for stage, volume in stages_of(result).items()}
+    flat = {stage: _flat(volume) for stage, volume in _stages(result).items()}
+    grid = flat["final"].grid
     codes = np.asarray(result.values)
-    atlas = codes[result.soft_atlas.array.argmax(axis=0)]
-    grid = result.image.grid
+    atlas = codes[_flat(result.soft_atlas).array.argmax(axis=0)]
     entries = []
     for label in result.structures[1:]:
-        masks = {stage: array == label.value for stage, array in arrays.items()}
+        masks = {stage: volume.array[0] == label.value for stage, volume in flat.items()}
         volumes = {stage: mask_volume(mask, grid.spacing) for stage, mask in masks.items()}
         topologies = {stage: _plain_topology(mask_topology(mask)) for stage, mask in masks.items()}
         agreement = dice(masks["prediction"], masks["final"])
@@ -203,7 +212,8 @@ def _folding(correspondence: Correspondence) -> dict[str, Any]:
 
 
 def _scores(result: Result, reference: Volume) -> dict[str, Any]:
-    return {stage: evaluate(v, reference, result.names).to_dict() for stage, v in stages_of(result).items()}
+    true = _flat(reference)
+    return {stage: evaluate(_flat(v), true, result.names).to_dict() for stage, v in _stages(result).items()}
 
 
-__all__ = ["STAGES", "stages_of", "summary", "write_picture"]
+__all__ = ["STAGES", "summary", "write_picture"]

@@ -25,7 +25,7 @@ from .losses import label_distance, smoothness, strength_in_voxels
 from .placement import Placement, place, touching
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .result import Result, State, Step, Trace
-from .volume import Volume, checked_image
+from .volume import Volume, checked_image, flattened
 from .warp import Transformation, sample
 
 #: Adam's learning rates: the paper's for weights; for fields that of the velocity, in voxels.
@@ -61,10 +61,7 @@ def segment(
     """
     start = time.perf_counter()
     checked_image(image, bundle.config.ndim)
-    plane = Plane.of(image.grid) if image.grid.ndim > bundle.config.ndim else None
-    flat = (
-        image if plane is None else Volume.from_array(image.array.reshape(1, *plane.grid.shape), plane.grid, image.name)
-    )
+    flat, plane = flattened(image) if image.grid.ndim > bundle.config.ndim else (image, None)
     try:
         placed = place(bundle, flat, _on_plane(placement or PlacementConfig(), plane), report, cancel)
         located = time.perf_counter()

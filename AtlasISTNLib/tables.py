@@ -106,7 +106,7 @@ def _score_table(figures: Mapping[str, Any], stages: Sequence[str]) -> Table:
 
 
 def _means(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    """Means over the structures; None where one that exists has no figure, as that mean would be of fewer than the others."""
+    """Means over the structures; None where one of them has no figure, as that would be the mean of fewer."""
     known = [row for row in scores["labels"] if row["dice"] is not None]
     return {m: None if any(row[m] is None for row in known) else mean for m, mean in scores["mean"].items()}
 

@@ -4,6 +4,8 @@ People get bars with the time left on a terminal and short lines elsewhere, both
 Programs that ask for events get one JSON object a line on stdout, and nothing else there:
 
     {"event": "start", "command": …, "version": …}
+    {"event": "image", "image": …, "folder": …}                 an image of a batch begins
+    {"event": "setup", …}                                       what a training was found to be
     {"event": "progress", "image": …, "stage": …, "step": …, "total": …, "values": {…}, "message": …}
     {"event": "warning", "image": …, "message": …}
     {"event": "result", …}
@@ -44,10 +46,11 @@ class Console:
         events: for programs: JSON lines on stdout, no progress for people.
         quiet: only warnings and errors for people.
         debug: tracebacks of unexpected errors.
+        hint: for errors that have none of their own.
     """
 
-    def __init__(self, events: bool = False, quiet: bool = False, debug: bool = False) -> None:
-        self.events, self.quiet, self.debug = events, quiet, debug
+    def __init__(self, events: bool = False, quiet: bool = False, debug: bool = False, hint: str = "") -> None:
+        self.events, self.quiet, self.debug, self.hint = events, quiet, debug, hint
         self._out: TextIO = sys.stdout
         self._err: TextIO = sys.stderr
         self._shown: _Shown | None = None
@@ -84,9 +87,9 @@ class Console:
 
     def fail(self, error: AtlasISTNError, image: str | None = None) -> None:
         """An error, in one line with its hint."""
-        self.event("error", image=image, type=type(error).__name__, message=error.message, hint=error.hint)
-        hint = f" — {error.hint}" if error.hint else ""
-        self._complain(f"error: {_about(image, error.message)}{hint}")
+        hint = error.hint or self.hint
+        self.event("error", image=image, type=type(error).__name__, message=error.message, hint=hint)
+        self._complain(f"error: {_about(image, error.message)}" + (f" — {hint}" if hint else ""))
 
     def crash(self, error: BaseException, image: str | None = None) -> None:
         """An error that nobody foresaw, in one line; its traceback only when debugging."""

@@ -32,7 +32,7 @@ from .geometry import Grid
 from .losses import label_distance, smoothness
 from .model import AtlasISTN
 from .progress import Cancel, Progress, Report, never, silent, stop_if
-from .volume import write_atomically
+from .volume import checked_image, flattened, write_atomically
 from .warp import apply_matrix, cropped, identity, invert_matrix, metric_affine, sample
 
 CHECKPOINT_SCHEMA = 1
@@ -94,6 +94,9 @@ def prepare(
     for done, case in enumerate(cases):
         stop_if(cancel, "preparing the cases")
         image, label_map = case.load()
+        checked_image(image, grid.ndim)
+        if image.grid.ndim > grid.ndim:
+            image, label_map = flattened(image)[0], flattened(label_map)[0]
         center = foreground_center(label_map, values[1:]) if place_on_labels else image.grid.center
         placed = Grid.centered(shape, grid.spacing, center, grid.direction)
         images.append(torch.from_numpy(normalised(image, placed, normalisation).array.copy()))

@@ -25,13 +25,13 @@ _PLANES = (
     ("Sagittal", (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
 )
 _TITLE_BY_NORMAL = ("Sagittal", "Coronal", "Axial")
+Picture = NDArray[np.floating]
+
 _POSITIVE, _NEGATIVE = "LPS", "RAI"
 #: A direction is named after every axis that it follows by more than this (its cosine).
 _NAMED_FROM = 0.35
-#: σ of the blur of an outline's mask, in voxels of the image.
-_OUTLINE_BLUR = 0.7
-#: Pieces of a mask that the blur would bring below this are drawn with half of it.
-_LEAST_PEAK = 0.55
+#: σ in voxels of the blur of an outline's mask. Pieces that it brings below the least peak are drawn as they are.
+_BLUR, _LEAST_PEAK = 0.6, 0.55
 #: Enough points of a mask to know its bounds in the world.
 _MOST_POINTS = 500_000
 
@@ -112,39 +112,38 @@ def bounds(labels: Volume, background: int) -> tuple[Float, Float] | None:
     return points.min(axis=0) - half, points.max(axis=0) + half
 
 
-def sampled(volume: Volume, view: View, interpolation: str, outside: float) -> NDArray[np.floating]:
+def sampled(volume: Volume, view: View, interpolation: str, outside: float) -> Picture:
     """A volume's values at the pixels of a view, (rows, columns); `outside` beyond the volume."""
-    margin = 2 * max(volume.grid.spacing)
-    part = part_around(volume.grid, view.grid.corners(), margin)
-    shape = view.grid.shape[-2:]
-    if part is None:
-        return np.full(shape, outside, dtype=np.float32)
-    piece = Volume(volume.array[(slice(None), *place_of(part, volume.grid))], part, volume.name)
-    values = piece.resampled(view.grid, interpolation, outside, antialias=interpolation == "linear").array[0]
-    return np.asarray(values.reshape(shape), dtype=np.float32)
+    piece = _piece(volume, view)
+    return np.full(view.grid.shape[-2:], outside) if piece is None else _flat(piece, view, interpolation, outside)
 
 
-def outline(labels: Volume, view: View, value: int, background: int) -> NDArray[np.floating]:
+def outline(labels: Volume, view: View, value: int) -> Picture:
     """A smooth field (rows, columns) that is above 0.5 inside one label; no piece of the label gets lost in it."""
-    whole = sampled(labels, view, "nearest", background) == value
-    sigma = np.array([_voxel_width(labels.grid, axis) for axis in (view.down, view.right)])
-    sigma *= _OUTLINE_BLUR / view.pixel
-    result = np.zeros(whole.shape, dtype=np.float32)
-    if not whole.any():
-        return result
-    reach = np.ceil(4 * sigma).astype(int) + 1
-    box = tuple(
-        slice(max(0, s.start - r), s.stop + r) for s, r in zip(foreground_box(whole), reach.tolist(), strict=True)
-    )
-    mask = whole[box]
-    field = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-    pieces, count = ndimage.label(mask, np.ones((3, 3)))
-    peaks = np.asarray(ndimage.maximum(field, pieces, np.arange(1, count + 1)))
-    faint = np.isin(pieces, 1 + np.flatnonzero(peaks < _LEAST_PEAK))
-    if faint.any():
-        field = np.maximum(field, ndimage.gaussian_filter(faint.astype(np.float32), sigma / 2))
-    result[box] = field
-    return result
+    piece = _piece(labels, view)
+    if piece is None or not (inside := piece.array == value).any():
+        return np.zeros(view.grid.shape[-2:], dtype=np.float32)
+    # Blurred voxel by voxel, so that thick slices lose their steps and thin ones their detail alike.
+    soft = piece.with_array(ndimage.gaussian_filter(inside[0].astype(np.float32), _BLUR, mode="nearest"))
+    field = _flat(soft, view, "linear", 0.0)
+    pieces, _ = ndimage.label(_flat(piece.with_array(inside), view, "nearest", 0.0), np.ones((3, 3)))
+    kept = np.zeros(int(pieces.max()) + 1, dtype=np.bool_)
+    kept[pieces[field >= _LEAST_PEAK]] = True
+    kept[0] = True
+    return np.maximum(field, (~kept[pieces]).astype(np.float32))
+
+
+def _piece(volume: Volume, view: View) -> Volume | None:
+    """The part of a volume that a view needs; None where it shows nothing of it."""
+    part = part_around(volume.grid, view.grid.corners(), 2 * max(volume.grid.spacing))
+    if part is None:
+        return None
+    return Volume(volume.array[(slice(None), *place_of(part, volume.grid))], part, volume.name)
+
+
+def _flat(piece: Volume, view: View, interpolation: str, outside: float) -> Picture:
+    values = piece.resampled(view.grid, interpolation, outside, antialias=interpolation == "linear").array[0]
+    return np.asarray(values.reshape(view.grid.shape[-2:]), dtype=np.float32)
 
 
 def letters(direction: ArrayLike) -> str:
@@ -176,12 +175,6 @@ def position(axis: int, mm: float) -> str:
     """A WORLD coordinate along x, y or z as radiology writes it: "S 12 mm"."""
     names: Sequence[str] = _POSITIVE if mm >= 0 else _NEGATIVE
     return f"{names[axis]} {abs(mm):.0f} mm"
-
-
-def _voxel_width(grid: Grid, direction: Float) -> float:
-    """mm from one side of a voxel to the other along a WORLD direction."""
-    steps = np.linalg.solve(np.array(grid.direction), direction) / np.array(grid.spacing)
-    return float(1 / np.linalg.norm(steps))
 
 
 __all__ = ["View", "bounds", "letters", "outline", "position", "sampled", "views_of"]

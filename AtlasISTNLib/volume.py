@@ -6,6 +6,7 @@ so that the world is always LPS millimetres.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from .errors import GeometryError, OutputError, VolumeError
-from .geometry import Grid
+from .geometry import Grid, Plane
 from .nifti import NIFTI_ENDINGS, check_nifti
 
 #: Endings that are taken off a file's name to name its case, longest first.
@@ -201,6 +202,17 @@ def case_name(path: str | os.PathLike[str]) -> str:
     return name
 
 
+def flattened(volume: Volume) -> tuple[Volume, Plane]:
+    """A 3D volume of a single slice as a 2D one, and the plane that leads back.
+
+    Raises:
+        GeometryError: it is not a single slice.
+    """
+    plane = Plane.of(volume.grid)
+    array = volume.array.reshape(-1, *plane.grid.shape)
+    return Volume.from_array(array, plane.grid, volume.name), plane
+
+
 def checked_image(volume: Volume, ndim: int) -> Volume:
     """The volume, when a model of `ndim` dimensions can segment it.
 
@@ -265,7 +277,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise OutputError(f"cannot write {path}: {reason}", "choose another folder or make room there") from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Where the folder itself is impossible, removing the file in it fails as making it did.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
 
 

@@ -44,9 +44,8 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     write = sys.stdout.write
-    write(
-        f"{LABELS} labels, {torch.get_num_threads()} threads, {find_device(options.device)}, torch {torch.__version__}\n"
-    )
+    device = find_device(options.device)
+    write(f"{LABELS} labels, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}\n")
     write(f"{'size':>6} {'mode':>8} {'s/iteration':>12} {'naive / mode':>13}\n")
     for size in options.sizes:
         bundle, image = a_case(size, options.device)

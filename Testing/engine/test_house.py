@@ -21,14 +21,14 @@ MODULE = REPOSITORY / "AtlasISTN"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "configs", "resources"),
     (
-        *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding"),
+        *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms", "datasets"),
     ),
     ("warp", "networks", "losses"),
     ("model", "bundle", "reference"),
     ("placement", "result", "segmentation", "training"),
     (
-        *("report", "outputs", "worker"),
+        *("panels", "tables", "picture", "report", "outputs", "worker"),
         *("terminal", "arguments", "batch", "demo", "commands", "training_command", "cli"),
     ),
     ("__init__", "__main__"),
@@ -43,7 +43,7 @@ PACKAGES: tuple[set[str], ...] = (
     set(),
     set(),
 )
-ROOM_PACKAGES = {"report": {"matplotlib"}, "terminal": {"tqdm"}}
+ROOM_PACKAGES = {"panels": {"matplotlib"}, "picture": {"matplotlib"}, "report": {"matplotlib"}, "terminal": {"tqdm"}}
 HOST_FLOORS = 2  # the panel knows the floors 0 and 1: it opens before torch is installed
 
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
@@ -209,9 +209,9 @@ def test_module_habits_and_imports(path: Path) -> None:
         ("volume", "import importlib\nimportlib.import_module('torch')", "may not import torch"),
         ("volume", "import importlib\nimportlib.import_module('.warp', __package__)", "imports warp"),
         ("volume", "import importlib\nimportlib.import_module(name)", "computed name"),
-        ("train", "import matplotlib.pyplot as plt", "may not import matplotlib"),
-        ("train", "from AtlasISTNLib import Volume", "import it from its room"),
-        ("train", "from . import segment, report", "imports report"),
+        ("training", "import matplotlib.pyplot as plt", "may not import matplotlib"),
+        ("training", "from AtlasISTNLib import Volume", "import it from its room"),
+        ("training", "from . import segmentation, report", "imports report"),
         ("worker", "import slicer", "may not import slicer"),
         ("cli", "import vtk", "may not import vtk"),
         ("__init__", "from qt import QLabel", "may not import qt"),
@@ -225,7 +225,7 @@ def test_floor_rule_catches(room: str, source: str, complaint: str) -> None:
     ("room", "source"),
     [
         ("volume", "import json\nimport numpy as np\nfrom .geometry import Grid\nfrom AtlasISTNLib import errors"),
-        ("report", "from matplotlib.figure import Figure\nfrom .train import train"),
+        ("report", "from matplotlib.figure import Figure\nfrom .training import train"),
         ("cli", "from . import __version__\nfrom .worker import serve"),
         ("terminal", "from tqdm import tqdm"),
         ("__init__", "import importlib\nimportlib.import_module(name)"),
