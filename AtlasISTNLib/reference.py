@@ -96,7 +96,7 @@ def _imported(folder: Path, name: str | None) -> Bundle:
             *(Label(i, f"label {i}", _COLORS[i % len(_COLORS)]) for i in range(1, k)),
         ),
         grid=grid,
-        normalisation=_normalisation(settings),
+        normalisation=_normalisation(settings, folder),
         refinement=RefineConfig(int(settings.get("refine", 50)), float(settings["lambda"]), 1.0, 0.0, None, "network"),
         model=model.eval().requires_grad_(False),
         training={"imported_from": "released training code", "settings": settings},
@@ -121,14 +121,15 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _normalisation(settings: Mapping[str, Any]) -> NormalisationConfig:
+def _normalisation(settings: Mapping[str, Any], folder: Path) -> NormalisationConfig:
     # The released code normalises the whole image first and pads with 0 when it resamples, without smoothing.
     if settings["normalizer"] == "zero_mean_unit_var":
         return NormalisationConfig("z-score", outside="mean", antialias=False)
     if settings["normalizer"] == "none":
         return NormalisationConfig("none", outside=0.0, antialias=False)
     raise BundleError(
-        f"the normaliser '{settings['normalizer']}' is not supported", "zero_mean_unit_var and none can be imported"
+        f"{folder}: the normaliser '{settings['normalizer']}' is not supported",
+        "zero_mean_unit_var and none can be imported",
     )
 
 

@@ -185,4 +185,3 @@ def a_result(a_small_bundle, an_image):
 @pytest.fixture(scope="session")
 def a_flat_result(a_flat_bundle, a_flat_image):
     return segment(a_flat_bundle, a_flat_image)
-

@@ -49,7 +49,9 @@ def grids(shape: tuple[int, ...]) -> tuple[Grid, Grid]:
         turn[:, 2] *= -np.sign(np.linalg.det(turn))
         spacing = (1.5, 2.2, 2.8)
     d = len(shape)
-    return Grid.centered(shape, spacing, [90.0, -40, 15][:d], turn), Grid.centered(shape, spacing, [0.0, 5, 10][:d], turn)
+    return Grid.centered(shape, spacing, [90.0, -40, 15][:d], turn), Grid.centered(
+        shape, spacing, [0.0, 5, 10][:d], turn
+    )
 
 
 def built(warp: Transformation) -> Correspondence:

@@ -205,7 +205,15 @@ def test_single_slice_is_measured_as_the_flat_image_it_is(a_flat_bundle, a_slice
     # Seen in 3D all voxels of a slice would be surface, and the distances of what overlaps nearly zero.
     final = figures["scores"]["final"]["labels"][0]
     assert final["assd"] > 0.5 * (1 - final["dice"])
-    assert np.isfinite(figures["folding"]["smallest_jacobian"])
+
+
+def test_folding_of_a_single_slice_is_that_of_the_flat_image(a_flat_bundle, make_image):
+    flat = make_image(Grid.centered((30, 34), (1.3, 0.9)), (1.0, -1.5), 1.1)
+    thick = Grid.centered((1, 30, 34), (1.3, 0.9, 4.0), (0.0, 0.0, 25.0))
+    images = (flat, Volume.from_array(flat.array.reshape(1, *thick.shape), thick))
+    found = [summary(a_flat_bundle, segment(a_flat_bundle, image))["folding"] for image in images]
+    assert found[1]["smallest_jacobian"] == pytest.approx(found[0]["smallest_jacobian"])
+    assert found[1]["volume_voxels"] == pytest.approx(found[0]["volume_voxels"])
 
 
 # ---------------------------------------------------------------------------------------------------------- the tables
@@ -293,17 +301,31 @@ def test_views_lie_where_they_say(oblique_grid):
         assert view.side == pytest.approx(30)
 
 
-def test_single_slice_is_shown_along_its_own_axes(a_slice):
+@pytest.mark.parametrize(
+    ("title", "axes", "sides"),
+    [
+        ("Axial", ((1, 0, 0), (0, 1, 0)), ("R", "L", "A", "P")),
+        ("Axial", ((0, -1, 0), (-1, 0, 0)), ("R", "L", "A", "P")),
+        ("Coronal", ((1, 0, 0), (0, 0, 1)), ("R", "L", "S", "I")),
+        ("Coronal", ((0, 0, -1), (-1, 0, 0)), ("R", "L", "S", "I")),
+        ("Sagittal", ((0, 1, 0), (0, 0, 1)), ("A", "P", "S", "I")),
+    ],
+)
+def test_single_slice_is_turned_as_radiology_shows_it(title, axes, sides):
+    direction = np.stack([*axes, np.cross(*axes)], axis=1)
+    grid = Grid.centered((1, 20, 24), (1.0, 1.5, 3.0), (5.0, 6.0, 7.0), direction)
+    center = np.array(grid.center)
+    (view,) = views_of(grid, center, center - 15, center + 15, 60)
+    assert (view.title, view.sides) == (title, sides)
+
+
+def test_oblique_single_slice_is_shown_in_its_own_plane(a_slice):
     image = a_slice.image
     center = np.array(image.grid.center)
-    (view,) = views_of(image.grid, center, center - 15, center + 15, 60)
+    # The box lies beside the slice: its plane counts, not the box's middle.
     normal = np.array(image.grid.direction)[:, 2]
-    points = view.grid.points().reshape(-1, 3)
-    np.testing.assert_allclose((points - center) @ normal, 0, atol=1e-9)
-    # Rightward is to the left or posterior, downward is posterior or inferior: never upside down or mirrored.
-    assert max(view.right, key=abs) > 0
-    main = int(np.abs(view.down).argmax())
-    assert view.down[main] * (-1 if main == 2 else 1) > 0
+    (view,) = views_of(image.grid, center, center - 15 + 3 * normal, center + 15 + 3 * normal, 60)
+    np.testing.assert_allclose((view.grid.points().reshape(-1, 3) - center) @ normal, 0, atol=1e-9)
     assert sampled(image, view, "linear", -999.0).max() == pytest.approx(image.array.max(), rel=0.2)
 
 

@@ -25,7 +25,7 @@ def same_maps(one, other) -> bool:
     return np.array_equal(one.correspondence.atlas_from_image(points), other.correspondence.atlas_from_image(points))
 
 
-def loss_terms(bundle, result, config: RefineConfig) -> tuple[float, float, float]:
+def loss_terms(bundle, result) -> tuple[float, float, float]:
     """a2s, s2a and the regulariser of a result's state, written out by hand."""
     prediction = torch.from_numpy(result.soft_prediction.array.copy()).reshape(1, 3, *bundle.config.shape)
     warp = bundle.model.transformation(result.state.velocity, result.state.affine)
@@ -113,7 +113,7 @@ class TestRefine:
         assert totals[refined.trace.best] == min(totals)
         assert (refined.trace.stopped, refined.trace.config.mode) == ("finished", mode)
         # The state that came back is that of the best step.
-        a2s, s2a, reg = loss_terms(bundle, refined, config)
+        a2s, _, reg = loss_terms(bundle, refined)
         best = steps[refined.trace.best]
         assert best.a2s == pytest.approx(a2s, rel=1e-4)
         assert best.reg == pytest.approx(reg, rel=1e-4)
@@ -127,7 +127,7 @@ class TestRefine:
             beta, gamma = {"a2s": (0.7, 0.0), "s2a": (0.0, 1.3), "both": (0.7, 1.3)}[direction]
             config = RefineConfig(3, 5.0, beta=beta, gamma=gamma, mode=mode)
             trace = refine(a_flat_bundle, a_flat_result, config).trace
-            a2s, s2a, reg = loss_terms(a_flat_bundle, a_flat_result, config)
+            a2s, s2a, reg = loss_terms(a_flat_bundle, a_flat_result)
             first = trace.steps[0]
             assert first.total == pytest.approx(beta * a2s + gamma * s2a + 5 * reg, rel=1e-5)
             assert first.a2s == pytest.approx(a2s if beta else 0.0, rel=1e-5)
@@ -190,7 +190,7 @@ class TestRefine:
     @either_mode
     def test_larger_strength_keeps_more_of_the_atlass_shape(self, mode, a_flat_bundle, a_flat_result):
         weak, strong = (
-            loss_terms(a_flat_bundle, refine(a_flat_bundle, a_flat_result, RefineConfig(15, s, mode=mode)), None)
+            loss_terms(a_flat_bundle, refine(a_flat_bundle, a_flat_result, RefineConfig(15, s, mode=mode)))
             for s in (1.0, 3000.0)
         )
         assert strong[2] < 0.5 * weak[2]

@@ -25,7 +25,9 @@ def a_volume(oblique_grid) -> Volume:
     return Volume.from_array(values, oblique_grid, "scan")
 
 
-def write_dicom(folder: Path, heights: list[float], series: str = "1.2.826.0.1.3680043.2.1125.1", start: int = 0) -> None:
+def write_dicom(
+    folder: Path, heights: list[float], series: str = "1.2.826.0.1.3680043.2.1125.1", start: int = 0
+) -> None:
     """CT slices at some heights along an oblique normal; slice i holds i·100 + its pixels' numbers."""
     folder.mkdir(exist_ok=True)
     row, column = np.array([0.8, 0.6, 0.0]), np.array([-0.6, 0.8, 0.0])
@@ -114,7 +116,8 @@ class TestOneVolume:
             Volume.from_array(array, Grid.centered((3, 4, 5), (1, 1, 1)), "x")
 
     @pytest.mark.parametrize(
-        ("path", "name"), [("a/b.nii.gz", "b"), ("b.c.NRRD", "b.c"), ("x.seg.nrrd", "x"), ("d", "d"), ("e.txt", "e.txt")]
+        ("path", "name"),
+        [("a/b.nii.gz", "b"), ("b.c.NRRD", "b.c"), ("x.seg.nrrd", "x"), ("d", "d"), ("e.txt", "e.txt")],
     )
     def test_names_of_cases(self, path, name):
         assert case_name(path) == name

@@ -1,0 +1,304 @@
+"""Training: it learns, it goes on as if it had not been stopped, and the atlas is the mean that it should be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy import ndimage
+
+from AtlasISTNLib import training
+from AtlasISTNLib.bundle import About, Bundle, Label, half_extent, load_bundle, save_bundle
+from AtlasISTNLib.configs import DIRECTIONS, ModelConfig, NormalisationConfig, TrainConfig
+from AtlasISTNLib.datasets import Case
+from AtlasISTNLib.errors import BundleError, Cancelled, ConfigError, DivergenceError, VolumeError
+from AtlasISTNLib.geometry import WORLD, Grid
+from AtlasISTNLib.model import AtlasISTN
+from AtlasISTNLib.phantoms import letter_b
+from AtlasISTNLib.segmentation import segment
+from AtlasISTNLib.training import joint_loss, prepare, train
+
+GRID = Grid.centered((24, 20), (5.0, 6.0), (64.0, 64.0))
+LABELS = (Label(0, "background"), Label(1, "letter B"))
+ABOUT = About("letters")
+QUICK = TrainConfig(epochs=2, batch_size=2, learning_rate=3e-3, strength=10.0, eta=0.2, validation=0.0, seed=3)
+
+
+@pytest.fixture(scope="module")
+def letters() -> list[Case]:
+    return [Case(f"letter {seed}", letter_b(seed).image, letter_b(seed).labels) for seed in range(6)]
+
+
+def run(cases: list[Case], config: TrainConfig = QUICK, **options) -> tuple[Bundle, list[dict[str, float]]]:
+    """A training and the figures of its epochs."""
+    history: list[dict[str, float]] = []
+    report = options.pop("report", lambda p: None)
+
+    def keep(progress) -> None:
+        if progress.stage == "train":
+            history.append(dict(progress.values))
+        report(progress)
+
+    options = {"labels": LABELS, "grid": GRID, "about": ABOUT, "device": "cpu", **options}
+    return train(cases, config, report=keep, **options), history
+
+
+def tensors_of(bundle: Bundle) -> dict[str, np.ndarray]:
+    model = bundle.model
+    both = {"atlas_image": model.atlas_image, "atlas_labels": model.atlas_labels}
+    return {name: value.numpy() for name, value in {**model.state_dict(), **both}.items()}
+
+
+def assert_same_model(one: Bundle, other: Bundle) -> None:
+    first, second = tensors_of(one), tensors_of(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def differ(one: Bundle, other: Bundle) -> bool:
+    first, second = tensors_of(one), tensors_of(other)
+    return any(not np.array_equal(value, second[name]) for name, value in first.items())
+
+
+class TestLearning:
+    def test_epochs_lower_the_loss(self, letters):
+        bundle, history = run(letters, replace(QUICK, epochs=6))
+        assert len(history) == 6
+        for name in ("loss", "segmentation"):
+            assert history[1][name] < history[0][name], name
+            assert history[-1][name] < 0.9 * history[0][name], name
+        for values in history:
+            total = values["segmentation"] + values["a2s"] + values["s2a"] + 10 * values["reg"]
+            assert values["loss"] == pytest.approx(total, rel=1e-5)
+        assert bundle.training["epochs"] == 6
+        assert bundle.training["last"] == history[-1]
+
+    def test_what_comes_out_segments_and_can_be_saved(self, letters, tmp_path):
+        bundle, _ = run(letters, replace(QUICK, epochs=1))
+        again = load_bundle(save_bundle(bundle, tmp_path / "letters"), "cpu")
+        assert_same_model(again, bundle)
+        assert again.training["cases"] == 6
+        assert again.refinement.strength == QUICK.strength
+        result = segment(again, letters[0].image)
+        assert result.labels.grid == letters[0].image.grid
+        assert not any(p.requires_grad for p in bundle.model.parameters())
+
+    def test_seeds_decide_everything(self, letters):
+        config = replace(QUICK, epochs=1, rotation=10.0, translation=5.0, scale=0.1, intensity=0.1, noise=0.1)
+        one, two = run(letters, config)[0], run(letters, config)[0]
+        assert_same_model(one, two)
+        assert differ(one, run(letters, replace(config, seed=4))[0])
+
+    def test_the_atlas_starts_as_the_mean(self, letters):
+        seen = []
+        config = replace(QUICK, epochs=1, eta=0.0)
+        bundle, _ = run(letters, config, report=lambda p: seen.append(p.preview()) if p.preview else None)
+        data = prepare(letters, LABELS, GRID, NormalisationConfig(), config, False)
+        np.testing.assert_allclose(bundle.model.atlas_image, data.images.mean(dim=0), atol=1e-5)
+        np.testing.assert_allclose(bundle.model.atlas_labels, data.labels.float().mean(dim=0), atol=1e-5)
+        np.testing.assert_array_equal(seen[0], bundle.model.atlas_labels)
+
+    def test_validation_cases_are_held_out(self, letters):
+        bundle, history = run(letters, replace(QUICK, epochs=1, eta=0.0, validation=0.34))
+        assert {"dice_itn", "dice_one_pass"} <= set(history[0])
+        assert all(0 <= history[0][name] <= 1 for name in ("dice_itn", "dice_one_pass"))
+        data = prepare(letters, LABELS, GRID, NormalisationConfig(), QUICK, False)
+        order = torch.randperm(6, generator=torch.Generator().manual_seed(QUICK.seed))
+        np.testing.assert_allclose(bundle.model.atlas_image, data.images[order[2:]].mean(dim=0), atol=1e-5)
+        assert "dice_itn" not in run(letters, replace(QUICK, epochs=1))[1][0]
+
+
+class TestAtlasUpdate:
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_against_a_plain_loop(self, direction, letters):
+        """atlas ← (1 − η) atlas + η mean(z∘Φ), with numpy's own sampling and the weights at the end of the epoch."""
+        config = replace(QUICK, epochs=1, eta=0.3)
+        model_config = ModelConfig(labels=2, shape=GRID.shape, direction=direction)
+        bundle, _ = run(letters, config, model_config=model_config)
+        data = prepare(letters, LABELS, GRID, NormalisationConfig(), config, False)
+        images, labels = data.images.numpy(), data.labels.float().numpy()
+        start = AtlasISTN(
+            model_config,
+            half_extent(GRID),
+            torch.from_numpy(images.mean(axis=0)),
+            torch.from_numpy(labels.mean(axis=0)),
+        )
+        start.load_state_dict(bundle.model.state_dict())
+        mean_image, mean_labels = np.zeros_like(images[0]), np.zeros_like(labels[0])
+        moved = 0.0
+        for image, label in zip(images, labels, strict=True):
+            with torch.no_grad():
+                warp = start.register_atlas(start.itn(torch.from_numpy(image)[None]))
+                points = warp.image_from_atlas()[0].numpy()
+            index = (points[..., ::-1] + 1) / 2 * (np.array(GRID.shape) - 1)
+            moved = max(moved, np.abs(index - np.moveaxis(np.indices(GRID.shape), 0, -1)).max())
+            for total, values in ((mean_image, image), (mean_labels, label)):
+                for channel, value in zip(total, values, strict=True):
+                    channel += ndimage.map_coordinates(value, index.transpose(2, 0, 1), order=1, mode="nearest") / 6
+        assert moved > 0.1  # voxels: not the identity
+        for name, old, mean in (("atlas_image", images, mean_image), ("atlas_labels", labels, mean_labels)):
+            expected = 0.7 * old.mean(axis=0) + 0.3 * mean
+            np.testing.assert_allclose(getattr(bundle.model, name), expected, atol=1e-4)
+
+
+class TestStoppingAndGoingOn:
+    CONFIG = replace(QUICK, epochs=3, rotation=8.0, noise=0.05, halve_every=2, validation=0.2)
+
+    def test_a_checkpoint_goes_on_bit_by_bit(self, letters, tmp_path):
+        whole, history = run(letters, self.CONFIG)
+        path = tmp_path / "state.ckpt"
+        part, first = run(letters, replace(self.CONFIG, epochs=1), checkpoint=path)
+        assert differ(part, whole)
+        resumed, rest = run(letters, self.CONFIG, checkpoint=path)
+        assert first + rest == history
+        assert_same_model(resumed, whole)
+        assert [p.name for p in tmp_path.iterdir()] == ["state.ckpt"]
+        # Nothing is left to do.
+        finished, none = run(letters, self.CONFIG, checkpoint=path)
+        assert none == []
+        assert_same_model(finished, whole)
+
+    def test_cancelling_gives_what_the_last_epoch_gave(self, letters, tmp_path):
+        one_epoch, _ = run(letters, replace(self.CONFIG, epochs=1))
+        for steps_into_the_second in (0, 1, 2):
+            calls = iter(range(1000))
+            start = 6 + 3 + steps_into_the_second  # asked before each case, then before each of 3 steps
+            path = tmp_path / f"{steps_into_the_second}.ckpt"
+            stopped, history = run(letters, self.CONFIG, checkpoint=path, cancel=lambda c=calls, s=start: next(c) >= s)
+            assert len(history) == 1
+            assert_same_model(stopped, one_epoch)
+            assert stopped.training["epochs"] == 1
+        resumed, _ = run(letters, self.CONFIG, checkpoint=path)
+        assert_same_model(resumed, run(letters, self.CONFIG)[0])
+
+    @pytest.mark.parametrize("calls", [0, 3, 6, 7])
+    def test_cancelling_before_the_first_epoch_ends(self, letters, calls, tmp_path):
+        count = iter(range(1000))
+        with pytest.raises(Cancelled):
+            run(letters, QUICK, checkpoint=tmp_path / "c", cancel=lambda: next(count) == calls)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_checkpoints_of_another_training_are_refused(self, letters, tmp_path):
+        path = tmp_path / "state.ckpt"
+        run(letters, replace(QUICK, epochs=1), checkpoint=path)
+        before = path.read_bytes()
+        finer = Grid.centered(GRID.shape, (4.0, 6.0), GRID.center)
+        small = ModelConfig(labels=2, shape=GRID.shape, itn_channels=(4, 8, 16, 32))
+        other_way = ModelConfig(labels=2, shape=GRID.shape, direction="image_from_atlas")
+        for message, cases, config, options in (
+            ("learning_rate", letters, replace(QUICK, learning_rate=1e-4), {}),
+            ("seed", letters, replace(QUICK, seed=9), {}),
+            ("cases", letters[:5], QUICK, {}),
+            ("cases", letters[::-1], QUICK, {}),
+            ("model", letters, QUICK, {"model_config": small}),
+            ("model", letters, QUICK, {"model_config": other_way}),
+            ("grid", letters, QUICK, {"grid": finer}),
+            ("normalisation", letters, QUICK, {"normalisation": NormalisationConfig("none")}),
+            ("place_on_labels", letters, QUICK, {"place_on_labels": True}),
+        ):
+            with pytest.raises(BundleError, match=f"another training .*{message}"):
+                run(cases, config, checkpoint=path, **options)
+        assert path.read_bytes() == before
+
+    def test_damaged_and_foreign_checkpoints(self, letters, tmp_path):
+        path = tmp_path / "state.ckpt"
+        for data in (b"", b"junk" * 100):
+            path.write_bytes(data)
+            with pytest.raises(BundleError, match="cannot be read"):
+                run(letters, QUICK, checkpoint=path)
+        path.unlink()
+        save_file({"x": torch.zeros(3)}, path)
+        with pytest.raises(BundleError, match="not a checkpoint"):
+            run(letters, QUICK, checkpoint=path)
+
+
+class TestDivergence:
+    def test_a_loss_that_is_not_finite_keeps_the_checkpoint(self, letters, tmp_path, monkeypatch):
+        path = tmp_path / "state.ckpt"
+        run(letters, replace(QUICK, epochs=1), checkpoint=path)
+        before = path.read_bytes()
+
+        def poisoned(*args):
+            loss, terms = joint_loss(*args)
+            return loss * float("nan"), terms
+
+        monkeypatch.setattr(training, "joint_loss", poisoned)
+        with pytest.raises(DivergenceError, match="epoch 2"):
+            run(letters, QUICK, checkpoint=path)
+        assert path.read_bytes() == before
+        monkeypatch.undo()
+        assert_same_model(run(letters, QUICK, checkpoint=path)[0], run(letters, QUICK)[0])
+
+    def test_weights_that_are_not_finite_never_reach_a_checkpoint(self, letters, tmp_path, monkeypatch):
+        """The last step of an epoch may spoil the weights without any loss being asked again."""
+        path = tmp_path / "state.ckpt"
+        run(letters, replace(QUICK, epochs=1), checkpoint=path)
+        before = path.read_bytes()
+        real, steps = torch.optim.Adam.step, []
+
+        def spoiling(self, *args):
+            real(self, *args)
+            steps.append(1)
+            if len(steps) == 3:
+                with torch.no_grad():
+                    self.param_groups[0]["params"][0].fill_(float("nan"))
+
+        monkeypatch.setattr(torch.optim.Adam, "step", spoiling)
+        with pytest.raises(DivergenceError, match="after epoch 2"):
+            run(letters, QUICK, checkpoint=path)
+        assert path.read_bytes() == before
+
+    def test_a_huge_learning_rate_diverges_cleanly(self, letters, tmp_path):
+        path = tmp_path / "state.ckpt"
+        with pytest.raises(DivergenceError, match="epoch 1"):
+            run(letters, replace(QUICK, learning_rate=1e30), checkpoint=path)
+        assert not path.exists()
+
+
+class TestPrepare:
+    def test_cases_lie_on_the_grid(self, letters):
+        data = prepare(letters, LABELS, GRID, NormalisationConfig(), QUICK, False)
+        assert data.images.shape == (6, 1, 24, 20)
+        assert data.labels.shape == (6, 2, 24, 20)
+        assert data.names == tuple(f"letter {i}" for i in range(6))
+        np.testing.assert_allclose(data.labels.float().sum(dim=1), 1, atol=2e-3)
+
+    def test_labels_or_image_in_the_middle(self, letters):
+        config = replace(QUICK, label_blur=0.0)
+        points = GRID.points()
+        for on_labels in (True, False):
+            data = prepare(letters, LABELS, GRID, NormalisationConfig(), config, on_labels)
+            offsets = []
+            for soft, case in zip(data.labels.float().numpy(), letters, strict=True):
+                weight = soft[1] / soft[1].sum()
+                here = (points * weight[..., None]).sum(axis=(0, 1)) - GRID.center
+                index = np.argwhere(case.labels.array[0])[:, ::-1].mean(axis=0)
+                truth = case.labels.grid.transform_points(index, WORLD, "voxel")
+                offsets.append(here - (0 if on_labels else truth - np.array(case.image.grid.center)))
+            np.testing.assert_allclose(offsets, 0, atol=0.5)
+
+    def test_unusable_cases_are_named(self, letters):
+        with pytest.raises(ConfigError, match="two cases, not 1"):
+            run(letters[:1])
+        empty = letters[2].labels.with_array(np.zeros_like(letters[2].labels.array))
+        for on_labels, message in ((False, "letter 2: none of its labels"), (True, "none of the labels")):
+            with pytest.raises(VolumeError, match=message):
+                run([*letters[:2], replace(letters[2], labels=empty)], place_on_labels=on_labels)
+        with pytest.raises(ConfigError, match="labels and shape must agree"):
+            run(letters, model_config=ModelConfig(labels=3, shape=GRID.shape))
+
+
+def test_checkpoints_hold_the_optimiser_and_the_atlas(letters, tmp_path):
+    path = tmp_path / "state.ckpt"
+    bundle, _ = run(letters, replace(QUICK, epochs=1), checkpoint=path)
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        np.testing.assert_array_equal(file.get_tensor("atlas_labels"), bundle.model.atlas_labels)
+    assert {f"model.{name}" for name in bundle.model.state_dict()} <= names
+    count = len(list(bundle.model.parameters()))
+    assert {f"optimizer.{i}.exp_avg" for i in range(count)} <= names
