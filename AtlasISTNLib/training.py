@@ -9,30 +9,27 @@ a training that was stopped goes on from its checkpoint as if it had not been.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
+from .checkpoint import resume, save_checkpoint
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, TrainConfig, as_dict
 from .datasets import Case, foreground_center, normalised, soft_labels
-from .errors import BundleError, ConfigError, DivergenceError, VolumeError
+from .errors import ConfigError, DivergenceError, VolumeError
 from .geometry import Grid
 from .losses import label_distance, smoothness
 from .model import AtlasISTN
 from .progress import Cancel, Progress, Report, never, silent, stop_if
-from .volume import checked_image, flattened, write_atomically
+from .volume import checked_image, flattened
 from .warp import apply_matrix, cropped, identity, invert_matrix, metric_affine, sample
 
 CHECKPOINT_SCHEMA = 1
@@ -239,7 +236,7 @@ def train(
     }
     history: list[dict[str, float]] = []
     if path is not None and path.exists():
-        history = _resume(path, model, optimizer, setting)
+        history = resume(path, model, optimizer, setting)
 
     for epoch in range(len(history) + 1, config.epochs + 1):
         before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -255,7 +252,7 @@ def train(
         terms |= _validation_scores(model, data, validation, config)
         history.append(terms)
         if path is not None:
-            _save_checkpoint(path, model, optimizer, setting, history)
+            save_checkpoint(path, model, optimizer, setting, history)
         report(Progress("train", epoch, config.epochs, terms, preview=lambda: model.atlas_labels))
 
     record = {
@@ -373,51 +370,3 @@ def _mean_case(data: TrainingSet, training: Tensor) -> tuple[Tensor, Tensor]:
         image += one_image[0] / len(training)
         labels += one_labels[0] / len(training)
     return image, labels
-
-
-def _save_checkpoint(
-    path: Path,
-    model: AtlasISTN,
-    optimizer: torch.optim.Optimizer,
-    setting: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]],
-) -> None:
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors |= {"atlas_image": model.atlas_image, "atlas_labels": model.atlas_labels}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"schema": CHECKPOINT_SCHEMA, **setting, "history": list(history)}
-    write_atomically(path, lambda partial: save_file(tensors, partial, {"training": json.dumps(metadata)}))
-
-
-def _resume(
-    path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]
-) -> list[dict[str, float]]:
-    """Load a checkpoint into model and optimizer; gives the history of its epochs."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("training", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise BundleError(f"the checkpoint {path} cannot be read", "remove it to train from the start") from error
-    if metadata.get("schema") != CHECKPOINT_SCHEMA:
-        raise BundleError(f"{path} is not a checkpoint that this release can go on from", "remove it or name another")
-    old, new = metadata.get("config", {}), setting["config"]
-    changed = [key for key, value in new.items() if key != "epochs" and old.get(key) != value]
-    changed += [key for key, value in setting.items() if key != "config" and metadata.get(key, value) != value]
-    if changed:
-        what = ", ".join(changed)
-        raise BundleError(
-            f"the checkpoint {path} belongs to another training (different: {what})", "remove it or name another"
-        )
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    model.atlas_image.copy_(tensors["atlas_image"])
-    model.atlas_labels.copy_(tensors["atlas_labels"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return list(metadata["history"])

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("warp", "networks", "losses"),
     ("model", "bundle", "reference"),
-    ("placement", "result", "segmentation", "training"),
+    ("placement", "result", "segmentation", "checkpoint", "training"),
     (
         *("panels", "tables", "picture", "report", "outputs", "worker"),
         *("terminal", "arguments", "batch", "demo", "commands", "training_command", "cli"),

@@ -1,0 +1,72 @@
+"""Checkpoints: all that a training needs to go on as if it had not been stopped, in one file of tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import BundleError
+from .model import AtlasISTN
+from .volume import write_atomically
+
+CHECKPOINT_SCHEMA = 1
+
+
+def save_checkpoint(
+    path: Path,
+    model: AtlasISTN,
+    optimizer: torch.optim.Optimizer,
+    setting: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+) -> None:
+    """Write weights, atlas, optimizer, settings and history; the file appears whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written; an older checkpoint there is intact.
+    """
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {"atlas_image": model.atlas_image, "atlas_labels": model.atlas_labels}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    metadata = {"schema": CHECKPOINT_SCHEMA, **setting, "history": list(history)}
+    write_atomically(path, lambda partial: save_file(tensors, partial, {"training": json.dumps(metadata)}))
+
+
+def resume(
+    path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]
+) -> list[dict[str, float]]:
+    """Load a checkpoint into model and optimizer; gives the history of its epochs."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("training", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise BundleError(f"the checkpoint {path} cannot be read", "remove it to train from the start") from error
+    if metadata.get("schema") != CHECKPOINT_SCHEMA:
+        raise BundleError(f"{path} is not a checkpoint that this release can go on from", "remove it or name another")
+    old, new = metadata.get("config", {}), setting["config"]
+    changed = [key for key, value in new.items() if key != "epochs" and old.get(key) != value]
+    changed += [key for key, value in setting.items() if key != "config" and metadata.get(key, value) != value]
+    if changed:
+        what = ", ".join(changed)
+        raise BundleError(
+            f"the checkpoint {path} belongs to another training (different: {what})", "remove it or name another"
+        )
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    model.atlas_image.copy_(tensors["atlas_image"])
+    model.atlas_labels.copy_(tensors["atlas_labels"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return list(metadata["history"])
