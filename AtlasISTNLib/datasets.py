@@ -100,9 +100,8 @@ def soft_labels(labels: Volume, values: Sequence[int], grid: Grid, blur: float) 
         blur: σ in voxels of a final blur of each channel (the released code uses 0.5).
     """
     codes = checked_labels(labels)
-    channels = np.stack([codes == value for value in values]).astype(np.float32)
-    channels[0] += 1 - channels.sum(axis=0)
-    soft = Volume(channels[1:], labels.grid, labels.name).resampled(grid, "linear", 0.0, antialias=True).array
+    channels = np.stack([codes == value for value in values[1:]]).astype(np.float32)
+    soft = Volume(channels, labels.grid, labels.name).resampled(grid, "linear", 0.0, antialias=True).array
     if blur > 0:
         soft = np.stack([ndimage.gaussian_filter(channel, blur, mode="nearest") for channel in soft])
     return np.concatenate([1 - soft.sum(axis=0, keepdims=True), soft]).astype(np.float32)

@@ -32,7 +32,6 @@ from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .volume import checked_image, flattened
 from .warp import apply_matrix, cropped, identity, invert_matrix, metric_affine, sample
 
-CHECKPOINT_SCHEMA = 1
 _LOWER_RATE = "lower the learning rate"
 
 

@@ -127,6 +127,20 @@ class TestMaps:
             found = np.array([transform.TransformPoint(p) for p in start.tolist()])
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
+    @either_shape
+    def test_the_field_reaches_as_far_as_anything_is_carried(self, shape):
+        """Image points far beyond the model grid that end in the atlas: for ITK, too."""
+        image, atlas = grids(shape)
+        shift = np.full((len(shape), *shape), 0.0)
+        shift[0] = -2 * 7 / (shape[-1] - 1)  # seven voxels along x
+        one = Correspondence.build("atlas_from_image", np.eye(len(shape), len(shape) + 1), shift, -shift, image, atlas)
+        beyond = image.transform_points([image.size[0] + 5.0, *np.array(image.size[1:]) / 2], WORLD, VOXEL)
+        assert not image.contains(beyond)
+        there = one.atlas_from_image(beyond)
+        assert atlas.contains(there)
+        found = one.transform(ATLAS_FROM_IMAGE).TransformPoint(beyond.tolist())
+        np.testing.assert_allclose(found, there, atol=1e-9)
+
     @either_way
     @either_shape
     @pytest.mark.parametrize("ending", ["h5", "tfm"])

@@ -148,10 +148,11 @@ class TestReadErrors:
             short.write_bytes(data[: int(len(data) * share)])
             self.refused(short, "cannot be read|too early")
 
-    def test_nifti_with_a_flipped_byte(self, a_volume, tmp_path):
+    @pytest.mark.parametrize("where", [0.5, 1.0], ids=["in the data", "in the checksum"])
+    def test_nifti_with_a_flipped_byte(self, a_volume, tmp_path, where):
         path = a_volume.write(tmp_path / "x.nii.gz")
         data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 0xFF
+        data[int((len(data) - 6) * where)] ^= 0xFF
         path.write_bytes(data)
         self.refused(path, "damaged")
 

@@ -141,6 +141,20 @@ class TestDisplacementFromVelocity:
         inner = (..., *[slice(1, -1)] * len(shape))
         np.testing.assert_allclose(voxels[inner], expected[inner], atol=1e-5)
 
+    @pytest.mark.parametrize("shape", [(16, 32), (16, 16, 32), (13, 27)])
+    def test_contraction_is_an_exponential(self, shape):
+        """v = −0.4 (p − c) takes p to c + e^−0.4 (p − c): only if composed in the half grid's own units."""
+        half = half_shape(shape)
+        column = (-1, *[1] * len(shape))
+        middle = (torch.tensor(shape[::-1]).double() - 1).reshape(column) / 2
+        index = torch.stack(torch.meshgrid(*(torch.arange(n) for n in half), indexing="ij")[::-1]).double()
+        velocity = -0.4 * (2 * index + 0.5 - middle).unsqueeze(0)
+        voxels = displacement_from_velocity(velocity, shape, "metric", 8)[0] * middle
+        full = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")[::-1]).double()
+        expected = (math.exp(-0.4) - 1) * (full - middle)
+        inner = (..., *[slice(1, -1)] * len(shape))
+        np.testing.assert_allclose(voxels[inner], expected[inner], rtol=2e-3, atol=1e-9)
+
     def test_reference_units_are_the_released_ones(self):
         # 2/(N − 1) per axis of the padded grid, at the half grid, and not rescaled after it.
         velocity = torch.ones(1, 2, 8, 16, dtype=torch.float64)
