@@ -207,7 +207,7 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = 
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists", "choose another name or allow overwriting")
+        raise OutputError(f"{path} exists", "choose another name, or add --overwrite (overwrite=True)")
     if path.is_dir() and not (path / MANIFEST).is_file():
         raise OutputError(f"{path} is a folder that is not a model", "choose another name")
     partial = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")

@@ -149,7 +149,9 @@ def _check_content(path: Path, asked: Path, overwrite: bool) -> None:
     except OSError as error:
         raise OutputError(f"cannot read the folder {asked}: {_reason(error)}", "choose another folder") from error
     if names and not overwrite:
-        raise OutputError(f"{asked} exists and is not empty", "choose another folder or allow overwriting")
+        raise OutputError(
+            f"{asked} exists and is not empty", "choose another folder or add --overwrite (overwrite=True)"
+        )
     foreign = [name for name in names if name not in _OURS or (path / name).is_dir()]
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""

@@ -212,7 +212,9 @@ def _free_paths(kind: str, seeds: Iterable[int], folder: Path, overwrite: bool) 
     there = [path for pair in paths for path in pair if path.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise OutputError(f"{there[0]}{more} already exists", "choose another folder or seed, or allow overwriting")
+        raise OutputError(
+            f"{there[0]}{more} already exists", "choose another folder or seed, or add --overwrite (overwrite=True)"
+        )
     return paths
 
 
