@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from AtlasISTNLib.bundle import About, Bundle, Label, half_extent
+from AtlasISTNLib.cli import main
 from AtlasISTNLib.configs import ModelConfig, NormalisationConfig, RefineConfig
 from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.model import AtlasISTN
@@ -185,3 +186,15 @@ def a_result(a_small_bundle, an_image):
 @pytest.fixture(scope="session")
 def a_flat_result(a_flat_bundle, a_flat_image):
     return segment(a_flat_bundle, a_flat_image)
+
+
+@pytest.fixture
+def run(capfd):
+    """A function that runs a command line in this process: exit code, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return (code, *capfd.readouterr())
+
+    return call

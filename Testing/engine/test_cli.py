@@ -16,7 +16,6 @@ import pytest
 
 from AtlasISTNLib import __version__, batch
 from AtlasISTNLib.bundle import save_bundle
-from AtlasISTNLib.cli import main
 from AtlasISTNLib.configs import RefineConfig
 from AtlasISTNLib.errors import DivergenceError
 from AtlasISTNLib.geometry import Grid
@@ -42,18 +41,6 @@ def data(tmp_path_factory, a_small_bundle, a_flat_bundle, an_image, a_flat_image
     Volume.from_array(an_image.array, there).write(folder / "mirrored.nrrd")
     (folder / "text.nii.gz").write_text("not an image")
     return folder
-
-
-@pytest.fixture
-def run(capfd):
-    """A function that runs a command line in this process: exit code, stdout and stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        return (code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture

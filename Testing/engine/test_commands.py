@@ -12,7 +12,6 @@ import pytest
 from AtlasISTNLib import batch, demo
 from AtlasISTNLib import bundle as bundles
 from AtlasISTNLib.bundle import load_bundle, save_bundle
-from AtlasISTNLib.cli import main
 from AtlasISTNLib.configs import RefineConfig
 from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.volume import Volume
@@ -25,18 +24,6 @@ def data(tmp_path_factory, a_small_bundle, a_flat_bundle) -> Path:
     save_bundle(a_small_bundle, folder / "small.zip")
     save_bundle(a_flat_bundle, folder / "flat")
     return folder
-
-
-@pytest.fixture
-def run(capfd):
-    """A function that runs a command line in this process: exit code, stdout and stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        return (code, *capfd.readouterr())
-
-    return call
 
 
 def test_models_lists_and_describes(run, data, tmp_path, monkeypatch):

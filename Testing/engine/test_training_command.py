@@ -11,24 +11,11 @@ import pytest
 from AtlasISTNLib import training, training_command
 from AtlasISTNLib.arguments import TRAIN_HELP, parse
 from AtlasISTNLib.bundle import load_bundle
-from AtlasISTNLib.cli import main
 from AtlasISTNLib.configs import TrainConfig
 from AtlasISTNLib.errors import ConfigError
 from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.training_command import Extent, choose_grid
 from AtlasISTNLib.volume import Volume
-
-
-@pytest.fixture
-def run(capfd):
-    """A function that runs a command line in this process: exit code, stdout and stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        return (code, *capfd.readouterr())
-
-    return call
 
 
 def test_phantom_then_train_then_segment(run, tmp_path):
