@@ -68,11 +68,19 @@ def larger(image: Grid, grid: Grid) -> bool:
 
 
 def touching(labels: NDArray[np.integer], names: dict[int, str]) -> list[str]:
-    """Names of the labels that lie in the outermost voxels of a label map (Z, Y, X) or (Y, X)."""
-    inner = np.zeros(labels.shape, dtype=bool)
-    inner[tuple(slice(1, -1) for _ in labels.shape)] = True
-    present = set(np.unique(labels[~inner]).tolist())
-    return [name for value, name in names.items() if value in present]
+    """Names of the labels whose largest piece reaches the outermost voxels of a label map (Z, Y, X) or (Y, X).
+
+    Islands at the border, which a network sees in noise, do not count.
+    """
+    border = np.ones(labels.shape, dtype=bool)
+    border[tuple(slice(1, -1) for _ in labels.shape)] = False
+    found = []
+    for value in set(np.unique(labels[border]).tolist()) & set(names):
+        pieces, _ = ndimage.label(labels == value)
+        largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+        if (pieces[border] == largest).any():
+            found.append(value)
+    return [name for value, name in names.items() if value in found]
 
 
 def _at(grid: Grid, center: Float) -> Grid:

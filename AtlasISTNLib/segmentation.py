@@ -227,8 +227,8 @@ class _Refinement:
         if self.best is None or record.total < self.steps[self.best[0]].total:
             self.best = (len(self.steps) - 1, State(_kept(velocity), _kept(affine), self.moving.weights()))
 
-    def _seen(self, warp: Transformation) -> Correspondence:
-        return _correspondence(self.bundle, warp, self.result.one_pass.image_grid, self._plane)
+    def _seen(self, warp: Transformation, fine: bool = False) -> Correspondence:
+        return _correspondence(self.bundle, warp, self.result.one_pass.image_grid, self._plane, fine)
 
     @property
     def _plane(self) -> Plane | None:
@@ -243,7 +243,7 @@ class _Refinement:
         parts = (None if t is None else t.to(device) for t in (state.velocity, state.affine))
         with torch.no_grad():
             warp = self.bundle.model.transformation(*parts)
-            correspondence = self._seen(warp)
+            correspondence = self._seen(warp, fine=True)
         seconds = time.perf_counter() - self.started
         trace = Trace(
             config=self.config,
@@ -291,16 +291,18 @@ def _field(bundle: Bundle, result: Result) -> _Moving:
     return _Moving(groups, lambda: (leaves[0], leaves[1]), lambda: None)
 
 
-def _correspondence(bundle: Bundle, warp: Transformation, placed: Grid, plane: Plane | None) -> Correspondence:
+def _correspondence(
+    bundle: Bundle, warp: Transformation, placed: Grid, plane: Plane | None, fine: bool = True
+) -> Correspondence:
     with torch.no_grad():
         fields = [warp.displacement(sign) for sign in (1, -1)]
     arrays = [None if f is None else f[0].double().cpu().numpy() for f in fields]
     theta = warp.theta[0].detach().double().cpu().numpy()
     direction = bundle.config.direction
     if plane is None:
-        return Correspondence.build(direction, theta, arrays[0], arrays[1], placed, bundle.grid)
+        return Correspondence.build(direction, theta, arrays[0], arrays[1], placed, bundle.grid, fine)
     flat = placed if placed.ndim == 2 else _flat(placed, plane)
-    return Correspondence.build(direction, theta, arrays[0], arrays[1], flat, bundle.grid).lifted(plane)
+    return Correspondence.build(direction, theta, arrays[0], arrays[1], flat, bundle.grid, fine).lifted(plane)
 
 
 def _on_plane(config: PlacementConfig, plane: Plane | None) -> PlacementConfig:

@@ -54,10 +54,10 @@ def grids(shape: tuple[int, ...]) -> tuple[Grid, Grid]:
     )
 
 
-def built(warp: Transformation) -> Correspondence:
+def built(warp: Transformation, fine: bool = True) -> Correspondence:
     image, atlas = grids(warp.config.shape)
     fields = [warp.displacement(sign)[0].numpy() for sign in (1, -1)]
-    return Correspondence.build(warp.config.direction, warp.theta[0].numpy(), *fields, image, atlas)
+    return Correspondence.build(warp.config.direction, warp.theta[0].numpy(), *fields, image, atlas, fine)
 
 
 either_way = pytest.mark.parametrize("direction", DIRECTIONS)
@@ -69,7 +69,7 @@ class TestMaps:
     @either_shape
     def test_labels_come_onto_the_image_as_the_model_warps_them(self, direction, shape):
         warp = a_warp(shape, direction)
-        one = built(warp)
+        one = built(warp, fine=False)
         atlas_points = one.atlas_grid.transform_points(warp.atlas_from_image()[0].numpy(), WORLD, CUBE)
         np.testing.assert_allclose(one.atlas_from_image(one.image_grid.points()), atlas_points, atol=1e-6)
         # The other map is the model's, too, but for the discretisation that is mended.
@@ -107,6 +107,20 @@ class TestMaps:
         again = sample(warp.displacement(kept), torch.from_numpy(moved).unsqueeze(0))[0].numpy()
         away = (moved + np.moveaxis(again, 0, -1) - still) * (np.array(one.image_grid.extent) / 2)
         assert np.linalg.norm(away, axis=-1).max() > 50 * INVERSE_TOLERANCE_MM
+
+    @either_way
+    @either_shape
+    def test_a_fine_field_goes_through_the_nodes_of_the_coarse_one_and_undoes_itself_better(self, direction, shape):
+        warp = a_warp(shape, direction, size=1.2)
+        coarse, fine = built(warp, fine=False), built(warp)
+        kept = "displacement" if direction == "atlas_from_image" else "displacement_back"
+        every = (slice(None), *(slice(None, None, 4 if len(shape) == 2 else 2) for _ in shape))
+        np.testing.assert_allclose(getattr(fine, kept).array[every], getattr(coarse, kept).array, atol=1e-9)
+        points = fine.image_grid.box([2] * len(shape), [n - 2 for n in shape]).with_spacing([1.0] * len(shape)).points()
+        away = [
+            np.linalg.norm(c.image_from_atlas(c.atlas_from_image(points)) - points, axis=-1) for c in (coarse, fine)
+        ]
+        assert np.percentile(away[1], 99) < 0.6 * np.percentile(away[0], 99)
 
     @either_way
     @either_shape

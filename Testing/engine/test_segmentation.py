@@ -256,8 +256,9 @@ class TestRefine:
         assert all(isinstance(p, Correspondence) for p in previews)
         points = a_flat_result.image.grid.points()
         first, best = (previews[i].atlas_from_image(points) for i in (0, refined.trace.best))
-        np.testing.assert_allclose(first, a_flat_result.correspondence.atlas_from_image(points), atol=1e-5)
-        np.testing.assert_allclose(best, refined.correspondence.atlas_from_image(points), atol=1e-5)
+        # A preview keeps the field at the model grid's spacing, a result interpolates it smoothly.
+        np.testing.assert_allclose(first, a_flat_result.correspondence.atlas_from_image(points), atol=0.05)
+        np.testing.assert_allclose(best, refined.correspondence.atlas_from_image(points), atol=0.05)
         assert np.abs(best - first).max() > 0.1
 
     @pytest.mark.parametrize("parts", [{"affine": False}, {"nonrigid": False}])
