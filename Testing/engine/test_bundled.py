@@ -54,11 +54,13 @@ def test_the_result_is_near_the_truth(case, scores):
 
 
 def test_corruption_harms_the_network_more_than_the_atlas(case, scores):
+    itn, refined = scores["itn"], scores["refined"]
     if case[0] == "clean heart":
-        pytest.skip("nothing is corrupted")
-    assert scores["refined"].mean("hd") < 0.7 * scores["itn"].mean("hd")
-    assert scores["refined"].mean("assd") < 0.9 * scores["itn"].mean("assd")
-    assert any(one.topology != one.reference_topology for one in scores["itn"])
+        assert refined.mean("dice") > itn.mean("dice") - 0.03
+        return
+    assert refined.mean("hd") < 0.7 * itn.mean("hd")
+    assert refined.mean("assd") < 0.9 * itn.mean("assd")
+    assert any(one.topology != one.reference_topology for one in itn)
 
 
 def test_every_structure_has_the_topology_of_the_atlas(case):
