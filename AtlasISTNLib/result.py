@@ -17,7 +17,8 @@ from .geometry import Float, Grid
 from .placement import Placement
 from .volume import Volume
 
-_IDENTITY_WEIGHT = 1e-3
+#: Where the atlas has less foreground than this, no label can come from.
+_LEAST_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Result:
     def labels_of(self, correspondence: Correspondence) -> Volume:
         """The atlas labels on the image by any correspondence of it."""
         weight = self.soft_atlas.array[1:].sum(axis=0)
-        points = self.soft_atlas.grid.points()[weight > _IDENTITY_WEIGHT]
+        points = self.soft_atlas.grid.points()[weight > _LEAST_WEIGHT]
         where = None
         if len(points):
             where = part_around(self.image.grid, correspondence.image_from_atlas(points), self._margin)

@@ -190,3 +190,11 @@ def test_touching_names_what_lies_in_the_outermost_voxels():
         touched = labels.copy()
         touched[place_of_7] = 7
         assert touching(touched, names) == ["core"]
+
+
+def test_islands_at_the_border_are_no_reason_to_warn():
+    labels = np.zeros((12, 12), dtype=np.uint8)
+    labels[3:9, 3:9] = 1
+    labels[0, 0] = 1
+    labels[4:, 9:11] = 2
+    assert touching(labels, {1: "inner", 2: "outer"}) == ["outer"]
