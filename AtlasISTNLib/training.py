@@ -266,7 +266,7 @@ def train(
 
 @torch.no_grad()
 def _begin_at_the_mean(model: AtlasISTN) -> None:
-    """Let the untrained ITN predict each label's share of the volume: on hearts it then needed a quarter of the steps."""
+    """Let the untrained ITN predict each label's share of the volume; hearts then took a quarter of the steps."""
     leave = model.itn.leave
     leave.get_parameter("bias").copy_(model.atlas_labels.flatten(1).mean(dim=1))
     leave.get_parameter("weight").mul_(0.1)
