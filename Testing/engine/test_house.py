@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("placement", "result", "segmentation", "checkpoint", "training"),
     (
         *("panels", "tables", "picture", "report", "outputs", "worker"),
+        *("atlas_pictures", "tracking"),
         *("terminal", "arguments", "batch", "demo", "commands", "training_command", "cli"),
     ),
     ("__init__", "__main__"),
