@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,20 @@ from .errors import BundleError
 from .model import AtlasISTN
 from .volume import write_atomically
 
-CHECKPOINT_SCHEMA = 1
+CHECKPOINT_SCHEMA = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Progressed:
+    """How far a training is.
+
+    Attributes:
+        history: loss terms, schedule and validation scores of each epoch.
+        best: weights ("model") and atlas ("atlas") of the best epoch so far, where it is to be kept.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: Mapping[str, Mapping[str, Tensor]] | None = None
 
 
 def save_checkpoint(
@@ -24,9 +38,11 @@ def save_checkpoint(
     model: AtlasISTN,
     optimizer: torch.optim.Optimizer,
     setting: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]],
+    so_far: Progressed,
 ) -> None:
     """Write weights, atlas, optimizer, settings and history; the file appears whole or not at all.
+
+    Randomness needs no state: it is drawn from seed, epoch and case.
 
     Raises:
         OutputError: the place cannot be written; an older checkpoint there is intact.
@@ -35,15 +51,19 @@ def save_checkpoint(
     tensors |= {"atlas_image": model.atlas_image, "atlas_labels": model.atlas_labels}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    for part, values in (so_far.best or {}).items():
+        tensors |= {f"best.{part}.{key}": value for key, value in values.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"schema": CHECKPOINT_SCHEMA, **setting, "history": list(history)}
+    metadata = {"schema": CHECKPOINT_SCHEMA, **setting, "history": so_far.history}
     write_atomically(path, lambda partial: save_file(tensors, partial, {"training": json.dumps(metadata)}))
 
 
-def resume(
-    path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]
-) -> list[dict[str, float]]:
-    """Load a checkpoint into model and optimizer; gives the history of its epochs."""
+def resume(path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]) -> Progressed:
+    """Load a checkpoint into model and optimizer; gives how far it was.
+
+    Raises:
+        BundleError: it is damaged, of another release, or of a training with other cases or settings.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("training", "{}"))
@@ -60,13 +80,17 @@ def resume(
         raise BundleError(
             f"the checkpoint {path} belongs to another training (different: {what})", "remove it or name another"
         )
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    model.load_state_dict(_under("model.", tensors))
     model.atlas_image.copy_(tensors["atlas_image"])
     model.atlas_labels.copy_(tensors["atlas_labels"])
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
+    for key, value in _under("optimizer.", tensors).items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return list(metadata["history"])
+    best = {part: _under(f"best.{part}.", tensors) for part in ("model", "atlas")}
+    return Progressed(list(metadata["history"]), best if best["model"] else None)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -7,7 +7,7 @@ it does not know.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -19,6 +19,16 @@ CONVENTIONS = ("metric", "reference")
 DIRECTIONS = ("atlas_from_image", "image_from_atlas")
 MODES = ("network", "field")
 PLACEMENTS = ("auto", "center", "given")
+#: What the STN sees: the ITN's prediction beside the atlas labels, or the image beside the atlas image (no ITN).
+STN_INPUTS = ("prediction", "image")
+#: How the ITN ends: linear, as published, or with a softmax over the labels.
+ITN_OUTPUTS = ("linear", "softmax")
+#: L_s: the published mean squared error, or cross-entropy and soft Dice of the softmax.
+SEGMENTATION_LOSSES = ("mse", "cross-entropy-dice")
+#: Which parts a training trains: both networks, or the ITN alone.
+PARTS = ("joint", "itn")
+#: Which epoch's model a training gives.
+KEPT = ("last", "best")
 
 _C = TypeVar("_C")
 
@@ -38,6 +48,9 @@ class ModelConfig:
         affine: whether there is an affine part.
         nonrigid: whether there is a diffeomorphic part.
         squarings: steps of scaling and squaring.
+        stn_input: "prediction" is Atlas-ISTN; "image" registers the atlas image to the image, as VoxelMorph does, and
+            leaves the ITN unused.
+        itn_output: "linear" as published, or "softmax", which a training with cross-entropy needs.
     """
 
     labels: int
@@ -49,6 +62,8 @@ class ModelConfig:
     affine: bool = True
     nonrigid: bool = True
     squarings: int = 6
+    stn_input: str = "prediction"
+    itn_output: str = "linear"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -60,6 +75,8 @@ class ModelConfig:
             raise ConfigError(f"a model grid has 2 or 3 axes of at least 8 voxels, not shape {self.shape}")
         _one_of("convention", self.convention, CONVENTIONS)
         _one_of("direction", self.direction, DIRECTIONS)
+        _one_of("stn_input", self.stn_input, STN_INPUTS)
+        _one_of("itn_output", self.itn_output, ITN_OUTPUTS)
         if len(self.itn_channels) != 4 or min(self.itn_channels) < 1:
             raise ConfigError(f"itn_channels needs four positive widths, not {self.itn_channels}")
         if len(self.stn_channels) != 3 or min(self.stn_channels) < 1:
@@ -176,19 +193,34 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training cases.
-        batch_size: cases per step.
+        batch_size: cases per step, over all processes together.
         learning_rate: Adam's at the start.
-        halve_every: epochs in which the learning rate halves; 0 keeps it.
-        strength: λ.
+        halve_every: epochs in which the learning rate halves, exponentially; 0 keeps it.
+        strength: λ, in the paper's units.
+        strength_size: voxels along an axis of the grid that λ was chosen for; λ is then carried to this training's grid
+            so that it stays the same in voxel units. 0 takes λ as it is.
         omega_midpoint: epoch at which the sigmoid ω(t) = 1/(1 + exp(−(t − midpoint)/25)) is ½; None keeps ω = 1.
-        eta: η, share of the new mean in each epoch's atlas update.
+        eta: η, share of the new mean in each epoch's atlas update; 0 keeps the initial atlas.
+        center_atlas: after each epoch, also move the atlas by η of the mean velocity of all cases, towards mean zero.
+        part: "joint", or "itn" for the segmentation network alone.
+        segmentation_loss: L_s: "mse" as published, or "cross-entropy-dice".
+        segmentation_weight: of L_s; 0 leaves the ITN to the registration terms.
+        couple: whether the registration terms also train the ITN, as in the released code, through the prediction that
+            the STN sees.
         label_blur: σ in voxels of the blur of one-hot labels.
         rotation: augmentation, largest angle in degrees about x, y, z; 0 for none.
         translation: augmentation, largest shift in mm along x, y, z.
         scale: augmentation, largest relative change of size (0.1 for 0.9 to 1.1).
+        elastic: augmentation, largest displacement in mm of a smooth random deformation, for half of the cases.
         intensity: augmentation, largest relative change of contrast and of brightness (in normalised units).
         noise: augmentation, largest standard deviation of added noise, in normalised units.
+        blur: augmentation, largest σ in voxels of a blur, for half of the cases.
         validation: share of the cases held out to watch the training.
+        folds: number of cross-validation folds; 0 holds `validation` of the cases out instead.
+        fold: which of the folds is held out, from 0.
+        patience: stop after so many epochs without a better validation score; 0 never.
+        keep: "last" gives the model of the last epoch, "best" that of the best validation score.
+        amp: mixed precision on GPUs.
         seed: of everything random.
     """
 
@@ -197,34 +229,81 @@ class TrainConfig:
     learning_rate: float = 1e-3
     halve_every: int = 0
     strength: float = 500.0
+    strength_size: int = 0
     omega_midpoint: float | None = None
     eta: float = 0.01
+    center_atlas: bool = False
+    part: str = "joint"
+    segmentation_loss: str = "mse"
+    segmentation_weight: float = 1.0
+    couple: bool = True
     label_blur: float = 0.5
     rotation: float = 0.0
     translation: float = 0.0
     scale: float = 0.0
+    elastic: float = 0.0
     intensity: float = 0.0
     noise: float = 0.0
+    blur: float = 0.0
     validation: float = 0.1
+    folds: int = 0
+    fold: int = 0
+    patience: int = 0
+    keep: str = "last"
+    amp: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _whole("epochs", self.epochs, 1)
-        _whole("batch_size", self.batch_size, 1)
-        _whole("halve_every", self.halve_every, 0)
-        _whole("seed", self.seed, 0)
+        for name, low in (("epochs", 1), ("batch_size", 1), ("halve_every", 0), ("strength_size", 0), ("folds", 0)):
+            _whole(name, getattr(self, name), low)
+        for name in ("fold", "patience", "seed"):
+            _whole(name, getattr(self, name), 0)
+        for name, choices in (("part", PARTS), ("segmentation_loss", SEGMENTATION_LOSSES), ("keep", KEPT)):
+            _one_of(name, getattr(self, name), choices)
+        for name in ("center_atlas", "couple", "amp"):
+            _flag(name, getattr(self, name))
         _positive("learning_rate", self.learning_rate)
-        for name in ("strength", "label_blur", "rotation", "translation", "scale", "intensity", "noise"):
+        for name in ("strength", "segmentation_weight", "label_blur", "rotation", "translation", "scale", "elastic"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("intensity", "noise", "blur"):
             _at_least(name, getattr(self, name), 0)
         for name, most in (("rotation", 85), ("scale", 0.5)):  # what `warp.metric_affine` can reach, with room
             if getattr(self, name) > most:
                 raise ConfigError(f"{name} must be at most {most:g}, not {getattr(self, name):g}")
         for name in ("eta", "validation"):
             value = getattr(self, name)
+            _finite(name, value)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} lies between 0 and 1, not {value}")
         if self.omega_midpoint is not None:
             _finite("omega_midpoint", self.omega_midpoint)
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.strength_size == 1:
+            raise ConfigError("strength_size is a number of voxels along an axis, not 1", "use 0 to take λ as it is")
+        if self.folds == 1:
+            raise ConfigError("one fold holds every case out", "use 2 or more folds, or 0 for a single split")
+        if self.fold >= max(self.folds, 1):
+            raise ConfigError(f"there is no fold {self.fold} among {self.folds}", "folds are counted from 0")
+        watched = self.folds > 0 or self.validation > 0
+        if not watched and (self.patience or self.keep == "best"):
+            raise ConfigError(
+                "early stopping and the best epoch need validation cases", "set validation or folds above 0"
+            )
+        if self.part == "itn" and self.segmentation_weight == 0:
+            raise ConfigError("training the ITN alone with no weight on its loss trains nothing")
+
+    def strength_on(self, shape: Sequence[int]) -> float:
+        """λ on a grid of this shape (voxels), in the paper's units there.
+
+        The regulariser is measured in the normalised cube, so that λ in voxel units is λ·4/(N−1)² along an axis of N
+        voxels. With `strength_size` that number is kept; on grids with unequal axes, in the geometric mean.
+        """
+        if not self.strength_size:
+            return self.strength
+        steps = math.prod(n - 1 for n in shape) ** (1 / len(shape))
+        return self.strength * (steps / (self.strength_size - 1)) ** 2
 
     def omega(self, epoch: int) -> float:
         """ω of an epoch, counted from 1."""
@@ -259,6 +338,11 @@ def from_dict(kind: type[_C], values: Mapping[str, Any]) -> _C:
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{name} is '{value}'", f"use one of {', '.join(choices)}")
+
+
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is true or false, not {value!r}")
 
 
 def _finite(name: str, value: Any) -> None:

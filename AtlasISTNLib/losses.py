@@ -15,6 +15,21 @@ def label_distance(labels: Tensor, others: Tensor) -> Tensor:
     return F.mse_loss(labels, others.expand_as(labels))
 
 
+def cross_entropy_dice(prediction: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy plus one minus the mean soft Dice of the foreground, for L_s in place of the mean squared error.
+
+    Args:
+        prediction: (N, K, *shape), probabilities: the output of an ITN that ends in a softmax.
+        labels: (N, K, *shape), soft.
+    """
+    entropy = -(labels * prediction.clamp(min=1e-6).log()).sum(dim=1).mean()
+    axes = (0, *range(2, labels.ndim))
+    shared = (prediction[:, 1:] * labels[:, 1:]).sum(dim=axes)
+    sizes = prediction[:, 1:].sum(dim=axes) + labels[:, 1:].sum(dim=axes)
+    # A label that is in no case of the batch counts as found where nothing was predicted.
+    return entropy + 1 - ((2 * shared + 1) / (sizes + 1)).mean()
+
+
 def smoothness(displacement: Tensor | None, like: Tensor) -> Tensor:
     """L_reg: mean squared forward difference of a displacement (N, D, *shape) in CUBE units, averaged over the axes.
 

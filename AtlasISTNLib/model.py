@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .configs import ModelConfig
 from .errors import ConfigError
 from .networks import ITN, STN
-from .warp import Transformation, metric_affine, reference_affine
+from .warp import Transformation, metric_affine, reference_affine, sample
 
 
 class AtlasISTN(nn.Module):
@@ -46,14 +46,35 @@ class AtlasISTN(nn.Module):
         self.register_buffer("atlas_image", atlas_image.float(), persistent=False)
         self.register_buffer("atlas_labels", atlas_labels.float(), persistent=False)
 
-    def stn_input(self, prediction: Tensor) -> Tensor:
-        """The foregrounds of a prediction (N, K, *shape) and of the atlas, (N, 2(K−1), *shape)."""
+    def stn_input(self, prediction: Tensor, image: Tensor | None = None) -> Tensor:
+        """What the STN sees: the foregrounds of a prediction (N, K, *shape) and of the atlas, (N, 2(K−1), *shape).
+
+        A model with `stn_input` "image" sees the image (N, 1, *shape) and the atlas image instead, (N, 2, *shape).
+
+        Raises:
+            ConfigError: such a model was given no image.
+        """
+        if self.config.stn_input == "image":
+            if image is None:
+                raise ConfigError("this model registers images; it cannot register the atlas to a prediction")
+            return torch.cat([image, self.atlas_image.expand(image.shape[0], -1, *self.config.shape)], dim=1)
         atlas = self.atlas_labels[1:].expand(prediction.shape[0], -1, *self.config.shape)
         return torch.cat([prediction[:, 1:], atlas], dim=1)
 
-    def register_atlas(self, prediction: Tensor) -> Transformation:
-        """One pass of the STN for predictions (N, K, *shape)."""
-        return self.transformation(*self.stn(self.stn_input(prediction)))
+    def register_atlas(self, prediction: Tensor, image: Tensor | None = None) -> Transformation:
+        """One pass of the STN for predictions (N, K, *shape), or for the images (N, 1, *shape) of a model of images."""
+        return self.transformation(*self.stn(self.stn_input(prediction, image)))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Transformation]:
+        """Prediction (N, K, *shape) and one pass of the STN for normalised images (N, 1, *shape).
+
+        A model of images has no ITN: its own warped atlas stands for the prediction.
+        """
+        if self.config.stn_input == "prediction":
+            prediction = self.itn(image)
+            return prediction, self.register_atlas(prediction)
+        warp = self.register_atlas(image, image)
+        return sample(self.atlas_labels.unsqueeze(0), warp.atlas_from_image()), warp
 
     def transformation(self, velocity: Tensor | None, affine: Tensor | None) -> Transformation:
         """The transformation of an STN's output: velocity (N, D, *half) in voxels, affine parameters (N, 2D + R)."""

@@ -42,11 +42,12 @@ def _up(x: Tensor) -> Tensor:
 
 
 class ITN(nn.Module):
-    """U-net from an image (N, 1, *shape) to soft labels (N, K, *shape); linear output, no softmax."""
+    """U-net from an image (N, 1, *shape) to soft labels (N, K, *shape), with or without a softmax at its end."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         conv = _CONV[config.ndim]
+        self.softmax = config.itn_output == "softmax"
         a, b, c, d = config.itn_channels
         self.enter1, self.enter2 = conv(1, a, 3, padding=1), conv(a, a, 3, padding=1)
         self.down1, self.level2 = conv(a, b, 3, padding=1, stride=2), conv(b, b, 3, padding=1)
@@ -66,21 +67,24 @@ class ITN(nn.Module):
         x3 = F.relu(self.merge3(torch.cat([_up(x4), x3], dim=1)))
         x2 = F.relu(self.merge2(torch.cat([_up(x3), x2], dim=1)))
         x1 = F.relu(self.merge1(torch.cat([_up(x2), x1], dim=1)))
-        return cropped(self.leave(x1), shape)
+        # Contiguous, since sampling is slow on channels that lie last.
+        soft = cropped(self.leave(x1), shape).contiguous()
+        return soft.softmax(dim=1) if self.softmax else soft
 
 
 class STN(nn.Module):
-    """From the foreground of a prediction and of the atlas to velocity and affine parameters.
+    """From the foreground of a prediction and of the atlas, or from both images, to velocity and affine parameters.
 
-    Input: (N, 2(K−1), *shape), prediction first. Output: velocity (N, D, *half) in voxels of the full grid (half of the
-    padded shape), or None; and affine parameters (N, 2D + R) as `warp.metric_affine` takes them, or None.
+    Input: (N, 2(K−1), *shape), prediction first, or (N, 2, *shape), image first. Output: velocity (N, D, *half) in
+    voxels of the full grid (half of the padded shape), or None; and affine parameters (N, 2D + R) as
+    `warp.metric_affine` takes them, or None.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         conv, d = _CONV[config.ndim], config.ndim
         a, b, c = config.stn_channels
-        n = 2 * (config.labels - 1)
+        n = 2 * (config.labels - 1) if config.stn_input == "prediction" else 2
         self.down1, self.level2a, self.level2b = (
             conv(n, n, 3, padding=1, stride=2),
             conv(n, a, 3, padding=1),
@@ -122,7 +126,7 @@ class STN(nn.Module):
             return None
         x3 = F.relu(self.merge3(torch.cat([_up(x4), x3], dim=1)))
         x2 = F.relu(self.merge2a(torch.cat([_up(x3), x2], dim=1)))
-        return self.velocity(F.relu(self.merge2b(x2)))
+        return self.velocity(F.relu(self.merge2b(x2))).contiguous()
 
     def _affine(self, x4: Tensor) -> Tensor | None:
         if self.affine_hidden is None or self.translation is None or self.rotation is None or self.scaling is None:

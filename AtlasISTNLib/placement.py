@@ -56,7 +56,8 @@ def place(
     grid = bundle.grid
     if config.how == "given":
         return _given(grid, image, config)
-    if config.how == "auto" and larger(image.grid, grid):
+    with_itn = bundle.config.stn_input == "prediction"  # a model of images has nothing to look with
+    if config.how == "auto" and with_itn and larger(image.grid, grid):
         return _found(bundle, image, report, cancel)
     return Placement(_at(grid, np.array(image.grid.center)), "center")
 

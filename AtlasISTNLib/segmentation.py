@@ -68,11 +68,15 @@ def segment(
         stop_if(cancel, "segmenting")
         with torch.no_grad():
             normal = torch.from_numpy(normalised(flat, placed.grid, bundle.normalisation).array.copy())
-            prediction = bundle.model.itn(normal.unsqueeze(0).to(bundle.device))
+            normal = normal.unsqueeze(0).to(bundle.device)
+            with_itn = bundle.config.stn_input == "prediction"
+            prediction = bundle.model.itn(normal) if with_itn else normal
             report(Progress("predict", 1, 1))
             stop_if(cancel, "segmenting")
-            velocity, affine = bundle.model.stn(bundle.model.stn_input(prediction))
+            velocity, affine = bundle.model.stn(bundle.model.stn_input(prediction, normal))
             warp = bundle.model.transformation(velocity, affine)
+            if not with_itn:  # the warped atlas is all that such a model predicts
+                prediction = sample(bundle.model.atlas_labels.unsqueeze(0), warp.atlas_from_image())
             correspondence = _correspondence(bundle, warp, placed.grid, plane)
     except _OutOfMemory as error:
         raise DeviceError(f"{bundle.device} ran out of memory segmenting {image.name}", _OUT_OF_MEMORY) from error
@@ -125,6 +129,11 @@ def refine(
         )
     if config.iterations == 0:
         return result
+    if bundle.config.stn_input == "image":
+        raise ConfigError(
+            f"{bundle.about.name} registers images and predicts no labels that its atlas could be refined against",
+            "take its one-pass result, or another model",
+        )
     try:
         return _Refinement(bundle, result, config).run(report, cancel)
     except _OutOfMemory as error:
@@ -274,9 +283,18 @@ def _network(bundle: Bundle, result: Result, prediction: Tensor) -> _Moving:
         stn.load_state_dict(result.state.weights)
     stn.requires_grad_(True)
     pair = bundle.model.stn_input(prediction)
+    if bundle.device.type == "cpu" and bundle.config.convention == "metric":
+        # torch has fast convolutions for batches of two or more only, several times as fast as for one. They round
+        # differently, which an imported model that is to follow the released code step by step cannot have.
+        pair = pair.expand(2, *pair.shape[1:])
+
+    def current() -> tuple[Tensor | None, Tensor | None]:
+        velocity, affine = stn(pair)
+        return None if velocity is None else velocity[:1], None if affine is None else affine[:1]
+
     return _Moving(
         {1.0: list(stn.parameters())},
-        lambda: stn(pair),
+        current,
         lambda: {key: value.detach().cpu().clone() for key, value in stn.state_dict().items()},
     )
 

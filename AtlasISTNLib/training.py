@@ -2,174 +2,65 @@
 
     L = L_s + ω (L_a2s + L_s2a + λ L_reg),   atlas ← (1 − η) atlas + η mean_i(z_i∘Φ_i) after each epoch
 
-Registration terms compare the true labels with the atlas; as in the released code their gradient also reaches the ITN,
-through the prediction that the STN sees. Every epoch draws its order and augmentation from (seed, epoch) alone, so that
-a training that was stopped goes on from its checkpoint as if it had not been.
+Everything random in an epoch is drawn from (seed, epoch, case) alone, so that a training that was stopped at any moment
+goes on from its checkpoint as if it had not been, and that many processes do together what one would do alone.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .augmentation import batch_of, on_grid
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
-from .checkpoint import resume, save_checkpoint
+from .checkpoint import Progressed, resume, save_checkpoint
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, TrainConfig, as_dict
-from .datasets import Case, foreground_center, normalised, soft_labels
-from .errors import ConfigError, DivergenceError, VolumeError
+from .datasets import Case
+from .distributed import Processes, processes
+from .errors import ConfigError, DivergenceError
 from .geometry import Grid
-from .losses import label_distance, smoothness
 from .model import AtlasISTN
+from .objective import joint_loss
+from .prepared import Prepared, prepare
 from .progress import Cancel, Progress, Report, never, silent, stop_if
-from .volume import checked_image, flattened
-from .warp import apply_matrix, cropped, identity, invert_matrix, metric_affine, sample
+from .splits import split_cases
+from .volume import Volume
+from .warp import displacement_from_velocity, identity, sample
 
-_LOWER_RATE = "lower the learning rate"
+_LOGGER = logging.getLogger(__name__)
+_LOWER_RATE = "lower the learning rate; the last checkpoint is intact"
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """Prepared cases on one grid, in memory.
+class Trained:
+    """What a training gave.
 
     Attributes:
-        images: (N, 1, *shape + margins) float32, normalised.
-        labels: (N, K, *shape + margins) float16, soft.
-        margin: voxels beyond the model grid on each side, so that augmentation does not run out of image.
-        names: of the cases.
+        bundle: the model; its `training` is the record that is stored with it.
+        history: for each epoch the loss and its terms, "omega", "learning_rate", "seconds" and, with validation cases,
+            "dice_itn" and "dice_one_pass".
+        initial_atlas: image (1 channel) and soft labels (K channels) at t = 0, on the bundle's grid.
+        training: names of the cases trained on.
+        validation: names of the held-out cases.
+        best_epoch: the epoch, from 1, whose model this is.
     """
 
-    images: Tensor
-    labels: Tensor
-    margin: int
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def on_grid(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images and labels of some cases on the model grid, not augmented."""
-        shape = [n - 2 * self.margin for n in self.images.shape[2:]]
-        image, labels = (cropped(values[index], shape, self.margin) for values in (self.images, self.labels))
-        return image.to(device), labels.to(device).float()
-
-
-def prepare(
-    cases: Sequence[Case],
-    labels: Sequence[Label],
-    grid: Grid,
-    normalisation: NormalisationConfig,
-    config: TrainConfig,
-    place_on_labels: bool,
-    report: Report = silent,
-    cancel: Cancel = never,
-) -> TrainingSet:
-    """Read, place, normalise and resample all cases.
-
-    Args:
-        place_on_labels: centre the grid on each case's foreground, as automatic placement does; else on the image.
-
-    Raises:
-        VolumeError: a case cannot be used; its name is in the message.
-        ConfigError: there are fewer than two cases.
-    """
-    if len(cases) < 2:
-        raise ConfigError(f"training needs at least two cases, not {len(cases)}", "twenty or more are sensible")
-    values = [label.value for label in labels]
-    turns = config.rotation or config.scale or config.translation
-    margin = math.ceil(max(grid.shape) * 0.12) if turns else 0
-    shape = tuple(n + 2 * margin for n in grid.shape)
-    images, targets = [], []
-    for done, case in enumerate(cases):
-        stop_if(cancel, "preparing the cases")
-        image, label_map = case.load()
-        checked_image(image, grid.ndim)
-        if image.grid.ndim > grid.ndim:
-            image, label_map = flattened(image)[0], flattened(label_map)[0]
-        center = foreground_center(label_map, values[1:]) if place_on_labels else image.grid.center
-        placed = Grid.centered(shape, grid.spacing, center, grid.direction)
-        images.append(torch.from_numpy(normalised(image, placed, normalisation).array.copy()))
-        soft = soft_labels(label_map, values, placed, config.label_blur)
-        if not (soft[1:] > 0.5).any():
-            raise VolumeError(
-                f"{case.name}: none of its labels lies on the model grid", "check the grid's size and the labels"
-            )
-        targets.append(torch.from_numpy(soft.astype(np.float16)))
-        report(Progress("prepare", done + 1, len(cases), message=case.name))
-    return TrainingSet(torch.stack(images), torch.stack(targets), margin, tuple(case.name for case in cases))
-
-
-def augmented(
-    data: TrainingSet, index: Tensor, grid: Grid, config: TrainConfig, draw: torch.Generator, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Some cases on the model grid, turned, moved, scaled and changed in intensity at random."""
-    if not (data.margin or config.intensity or config.noise):
-        return data.on_grid(index, device)
-    n, d = len(index), grid.ndim
-
-    def uniform(count: int, limit: float) -> Tensor:
-        return (2 * torch.rand((n, count), generator=draw) - 1) * limit
-
-    if data.margin:
-        turns = 1 if d == 2 else 3
-        half = torch.tensor(half_extent(grid))
-        parameters = torch.cat(
-            [
-                torch.atanh((uniform(d, config.translation) / half).clamp(-0.9, 0.9)),
-                torch.atanh(uniform(turns, math.radians(config.rotation)) / (math.pi / 2)),
-                torch.atanh(torch.log1p(uniform(d, config.scale))),
-            ],
-            dim=1,
-        )
-        theta = metric_affine(parameters, half_extent(grid))
-        inner = torch.tensor(grid.size, dtype=torch.float32) - 1
-        # CUBE of the model grid to CUBE of the larger prepared grid: both are centred on one point.
-        points = apply_matrix(invert_matrix(theta), identity(grid.shape, theta)) * (inner / (inner + 2 * data.margin))
-        points = points.to(device)
-        image = sample(data.images[index].to(device), points)
-        labels = sample(data.labels[index].to(device).float(), points)
-    else:
-        image, labels = data.on_grid(index, device)
-    column = (-1,) + (1,) * (d + 1)
-    if config.intensity:
-        contrast, brightness = 1 + uniform(1, config.intensity), uniform(1, config.intensity)
-        image = image * contrast.reshape(column).to(device) + brightness.reshape(column).to(device)
-    if config.noise:
-        level = torch.rand((n, 1), generator=draw) * config.noise
-        image = image + (torch.randn(image.shape, generator=draw) * level.reshape(column)).to(device)
-    return image, labels
-
-
-def joint_loss(
-    model: AtlasISTN, image: Tensor, labels: Tensor, omega: float, strength: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L = L_s + ω (L_a2s + L_s2a + λ L_reg) of a batch, and its terms by name (Sinclair et al. 2022).
-
-    Args:
-        image: (N, 1, *shape), normalised.
-        labels: (N, K, *shape), soft.
-    """
-    prediction = model.itn(image)
-    warp = model.register_atlas(prediction)
-    plus, minus = warp.displacement(1), warp.displacement(-1)
-    outward = warp.config.direction == "atlas_from_image"
-    to_atlas = warp.atlas_from_image(plus if outward else minus)
-    to_image = warp.image_from_atlas(minus if outward else plus)
-    atlas = model.atlas_labels[1:].unsqueeze(0)
-    terms = {
-        "segmentation": label_distance(prediction, labels),
-        "a2s": label_distance(labels[:, 1:], sample(atlas, to_atlas)),
-        "s2a": label_distance(sample(labels[:, 1:], to_image), atlas),
-        "reg": smoothness(plus, image),
-    }
-    total = terms["segmentation"] + omega * (terms["a2s"] + terms["s2a"] + strength * terms["reg"])
-    return total, terms
+    bundle: Bundle
+    history: tuple[Mapping[str, float], ...]
+    initial_atlas: tuple[Volume, Volume]
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    best_epoch: int
 
 
 def train(
@@ -183,11 +74,48 @@ def train(
     model_config: ModelConfig | None = None,
     place_on_labels: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     device: str = "auto",
     report: Report = silent,
     cancel: Cancel = never,
 ) -> Bundle:
+    """Train a model and its atlas on labelled cases; see `run_training`, whose bundle it gives."""
+    return run_training(
+        cases,
+        config,
+        labels=labels,
+        grid=grid,
+        about=about,
+        normalisation=normalisation,
+        model_config=model_config,
+        place_on_labels=place_on_labels,
+        checkpoint=checkpoint,
+        cache=cache,
+        device=device,
+        report=report,
+        cancel=cancel,
+    ).bundle
+
+
+def run_training(
+    cases: Sequence[Case],
+    config: TrainConfig,
+    *,
+    labels: Sequence[Label],
+    grid: Grid,
+    about: About,
+    normalisation: NormalisationConfig | None = None,
+    model_config: ModelConfig | None = None,
+    place_on_labels: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    report: Report = silent,
+    cancel: Cancel = never,
+) -> Trained:
     """Train a model and its atlas on labelled cases.
+
+    Under `torchrun` all processes do this together; every one of them gets the same result, the first one writes.
 
     Args:
         cases: at least two.
@@ -197,78 +125,319 @@ def train(
         about: name and licence of the model.
         normalisation: z-scores by default.
         model_config: K and shape must agree with `labels` and `grid`; the standard model by default.
-        place_on_labels: see `prepare`.
+        place_on_labels: centre the grid on each case's foreground, as automatic placement does; else on its image.
         checkpoint: file to write after each epoch and to go on from if it exists.
+        cache: folder that keeps the prepared cases for the next time; a temporary one by default.
         device: "auto", "cpu", "cuda" or "mps".
-        report: gets stage "prepare" for each case and "train" for each epoch.
-        cancel: asked before each step; a cancelled training returns what its last epoch gave.
+        report: gets stage "prepare" for each case and "train" for each epoch, whose `preview()` gives atlas image
+            (1, *shape) and soft labels (K, *shape) as arrays.
+        cancel: asked before each step; a cancelled training gives what its last epoch gave.
 
     Raises:
         ConfigError, VolumeError: the settings or a case are unusable; nothing was trained.
+        BundleError: the checkpoint is damaged or belongs to another training.
+        OutputError: checkpoint or cache cannot be written; the last checkpoint is intact.
         DivergenceError: the loss is not finite; the checkpoint holds the last good epoch.
         Cancelled: stopped before the first epoch ended.
     """
     normalisation = normalisation or NormalisationConfig()
-    model_config = model_config or ModelConfig(labels=len(labels), shape=grid.shape)
-    if model_config.shape != grid.shape or model_config.labels != len(labels):
-        raise ConfigError("the model's labels and shape must agree with those of the training")
-    target = find_device(device)
-    data = prepare(cases, labels, grid, normalisation, config, place_on_labels, report, cancel)
-    torch.manual_seed(config.seed)
-    held_out = max(1, round(len(data) * config.validation)) if config.validation and len(data) > 4 else 0
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed))
-    validation, training = order[:held_out], order[held_out:]
-    atlas_image, atlas_labels = _mean_case(data, training)
-    model = AtlasISTN(model_config, half_extent(grid), atlas_image, atlas_labels).to(target)
-    _begin_at_the_mean(model)
-    _channels_last(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    path = None if checkpoint is None else Path(checkpoint)
+    model_config = model_config or ModelConfig(
+        labels=len(labels), shape=grid.shape, itn_output="linear" if config.segmentation_loss == "mse" else "softmax"
+    )
+    _check(config, model_config, labels, grid)
+    training, validation = split_cases(len(cases), config)
     setting = {
-        "cases": list(data.names),
+        "cases": [case.name for case in cases],
         "config": as_dict(config),
         "model": as_dict(model_config),
         "grid": grid_as_dict(grid),
         "normalisation": as_dict(normalisation),
         "place_on_labels": place_on_labels,
     }
-    history: list[dict[str, float]] = []
-    if path is not None and path.exists():
-        history = resume(path, model, optimizer, setting)
+    with ExitStack() as stack:
+        group = stack.enter_context(processes(find_device(device)))
+        folder = Path(cache) if cache is not None else None
+        if folder is None:
+            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="atlas-istn-")) if group.first else ""
+            folder = Path(group.from_first(own))
+        values = [label.value for label in labels]
 
-    for epoch in range(len(history) + 1, config.epochs + 1):
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        terms = _epoch(model, optimizer, data, training, grid, config, epoch, cancel)
-        if terms is None:
-            if not history:
-                stop_if(lambda: True, "the training")
-            model.load_state_dict(before)
-            break
-        _update_atlas(model, data, training, config)
+        def ready() -> Prepared:
+            return prepare(cases, values, grid, normalisation, config, place_on_labels, folder, report, cancel)
+
+        # The first process prepares; the others, which wait for its word, find it done.
+        data = ready() if group.first else None
+        group.from_first(0)
+        if data is None and not folder.is_dir():
+            raise ConfigError(f"{folder} is not on this machine", "give a cache folder that all machines share")
+        run = _Training(data or ready(), training, validation, model_config, grid, config, group)
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and group.from_first(path.exists()):
+            run.go_on(path, setting)
+        run.until_done(path, setting, report, cancel)
+    return run.result(about, labels, normalisation, [case.name for case in cases])
+
+
+def _check(config: TrainConfig, model_config: ModelConfig, labels: Sequence[Label], grid: Grid) -> None:
+    if model_config.shape != grid.shape or model_config.labels != len(labels):
+        raise ConfigError("the model's labels and shape must agree with those of the training")
+    if config.segmentation_loss != "mse" and model_config.itn_output != "softmax":
+        raise ConfigError(
+            "cross-entropy needs an ITN that ends in a softmax", "set itn_output to softmax or segmentation_loss to mse"
+        )
+    if config.part == "itn" and model_config.stn_input == "image":
+        raise ConfigError("a model that registers images has no ITN to train alone", "set part to joint")
+
+
+class _Training:
+    """One training; owns all that changes during it."""
+
+    def __init__(
+        self,
+        data: Prepared,
+        training: Sequence[int],
+        validation: Sequence[int],
+        model_config: ModelConfig,
+        grid: Grid,
+        config: TrainConfig,
+        group: Processes,
+    ) -> None:
+        self.data, self.grid, self.config, self.group = data, grid, config, group
+        self.training, self.validation = torch.tensor(training), torch.tensor(validation, dtype=torch.long)
+        self.strength = config.strength_on(grid.shape)
+        torch.manual_seed(config.seed)
+        image, labels = self._mean_case(model_config.labels)
+        self.initial = (image.clone(), labels.clone())
+        self.model = AtlasISTN(model_config, half_extent(grid), image, labels).to(group.device)
+        _begin_at_the_mean(self.model)
+        _channels_last(self.model)
+        self.moving = list(_trained_parts(self.model, config).parameters())
+        self.optimizer = torch.optim.Adam(self.moving, lr=config.learning_rate, foreach=True)
+        self.so_far = Progressed()
+
+    def go_on(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self.so_far = resume(path, self.model, self.optimizer, setting)
+
+    def until_done(self, path: Path | None, setting: Mapping[str, Any], report: Report, cancel: Cancel) -> None:
+        """Epoch after epoch, until all are done, validation stands still, or the caller has had enough."""
+        for epoch in range(len(self.so_far.history) + 1, self.config.epochs + 1):
+            if self._stands_still():
+                _LOGGER.info("stopped early: no better validation for %d epochs", self.config.patience)
+                break
+            started = time.perf_counter()
+            before = {key: value.clone() for key, value in self.model.state_dict().items()}
+            terms = self._epoch(epoch, cancel)
+            if terms is None:
+                if not self.so_far.history:
+                    stop_if(lambda: True, "the training")
+                self.model.load_state_dict(before)
+                break
+            self._update_atlas()
+            self._check_finite(epoch)
+            terms |= self._validation_scores()
+            terms["seconds"] = time.perf_counter() - started
+            self._remember(terms)
+            if path is not None and self.group.first:
+                save_checkpoint(path, self.model, self.optimizer, setting, self.so_far)
+            report(Progress("train", epoch, self.config.epochs, terms, preview=self._atlas))
+
+    def result(
+        self, about: About, labels: Sequence[Label], normalisation: NormalisationConfig, names: Sequence[str]
+    ) -> Trained:
+        epochs = len(self.so_far.history)
+        if self.config.keep == "best" and self.so_far.best:
+            self.model.load_state_dict(self.so_far.best["model"])
+            self.model.atlas_image.copy_(self.so_far.best["atlas"]["atlas_image"])
+            self.model.atlas_labels.copy_(self.so_far.best["atlas"]["atlas_labels"])
+        best = best_epoch(self.so_far.history, self.config) if self.config.keep == "best" else epochs
+        training, validation = (tuple(names[int(i)] for i in index) for index in (self.training, self.validation))
+        record = {
+            "config": as_dict(self.config),
+            "cases": len(names),
+            "epochs": epochs,
+            "best_epoch": best,
+            "last": dict(self.so_far.history[-1]) if epochs else {},
+            "training": list(training),
+            "validation": list(validation),
+        }
+        iterations = 50 if self.grid.ndim == 2 else 100
+        refinement = RefineConfig(iterations, self.strength, 1.0, 0.0, None, "network")
+        model = self.model.eval().requires_grad_(False)
+        bundle = Bundle(about, tuple(labels), self.grid, normalisation, refinement, model, record)
+        image, soft = (Volume.from_array(t.numpy(), self.grid, "initial atlas") for t in self.initial)
+        return Trained(bundle, tuple(self.so_far.history), (image, soft), training, validation, best)
+
+    def _epoch(self, epoch: int, cancel: Cancel) -> dict[str, float] | None:
+        """One pass over the training cases; the mean of each loss term, or None when cancelled."""
+        config = self.config
+        rate = config.learning_rate * (0.5 ** ((epoch - 1) / config.halve_every) if config.halve_every else 1.0)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = rate
+        self.model.train()
+        draw = torch.Generator().manual_seed(config.seed * 100003 + epoch)
+        shuffled = self.training[torch.randperm(len(self.training), generator=draw)]
+        omega = config.omega(epoch)
+        sums = torch.zeros(5, device=self.group.device)
+        for batch in shuffled.split(config.batch_size):
+            self.optimizer.zero_grad(set_to_none=True)
+            stop = float(cancel())
+            terms = torch.zeros(5) if stop else self._gradients(batch, epoch, omega)
+            stop, lost = self._add_up_gradients(stop, terms is None)
+            if lost or terms is None:
+                raise DivergenceError(f"the training loss is not finite in epoch {epoch}", _LOWER_RATE)
+            if stop:
+                return None
+            sums += terms
+            self.optimizer.step()
+        self.group.add_up([sums])
+        means = dict(zip(("loss", "segmentation", "a2s", "s2a", "reg"), (sums / len(shuffled)).tolist(), strict=True))
+        if not torch.isfinite(sums[0]):
+            raise DivergenceError(f"the training loss is not finite in epoch {epoch}", _LOWER_RATE)
+        return {**means, "omega": omega, "learning_rate": rate}
+
+    def _gradients(self, batch: Tensor, epoch: int, omega: float) -> Tensor | None:
+        """Gradients of this process's share of a batch; the share's sums of the loss and of its terms.
+
+        None if the loss is not finite. That is asked on the CPU alone, where points that are not finite crash torch;
+        on GPUs asking would make every step wait, and the epoch's sums tell as well.
+        """
+        own = self.group.share(batch)
+        if not len(own):
+            return torch.zeros(5, device=self.group.device)
+        image, labels = batch_of(self.data, own, self.grid, self.config, epoch, self.group.device)
+        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config)
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            return None
+        (loss * (len(own) / len(batch))).backward()
+        return torch.stack([loss, *terms.values()]).detach() * len(own)
+
+    def _add_up_gradients(self, stop: float, lost: bool) -> tuple[bool, bool]:
+        """Gradients of all processes together, and whether one of them wants to stop or has lost its way."""
+        if self.group.count == 1:
+            return bool(stop), lost
+        flags = torch.tensor([stop, float(lost)], device=self.group.device)
+        for parameter in self.moving:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.group.add_up([flags, *(p.grad for p in self.moving if p.grad is not None)])
+        stopped, astray = flags.tolist()
+        return stopped > 0, astray > 0
+
+    @torch.no_grad()
+    def _mean_case(self, k: int) -> tuple[Tensor, Tensor]:
+        """The atlas at t = 0: means of the training images and label maps."""
+        shape, device = self.grid.shape, self.group.device
+        sums = [torch.zeros((1, *shape), device=device), torch.zeros((k, *shape), device=device)]
+        for index in self.group.share(self.training).split(self.config.batch_size):
+            for total, values in zip(sums, on_grid(self.data, index, device), strict=True):
+                total += values.sum(dim=0)
+        self.group.add_up(sums)
+        return (sums[0] / len(self.training)).cpu(), (sums[1] / len(self.training)).cpu()
+
+    @torch.no_grad()
+    def _update_atlas(self) -> None:
+        """zᵃ ← (1 − η) zᵃ + η mean_i(z_i∘Φ_i) for image and labels, over the whole training set."""
+        eta, model = self.config.eta, self.model
+        if eta == 0 or self.config.part == "itn":
+            return
+        model.eval()
+        sums = [torch.zeros_like(model.atlas_image), torch.zeros_like(model.atlas_labels)]
+        drift: Tensor | None = None
+        for index in self.group.share(self.training).split(self.config.batch_size):
+            image, labels = on_grid(self.data, index, self.group.device)
+            _, warp = model(image)
+            points = warp.image_from_atlas()
+            for total, values in zip(sums, (image, labels), strict=True):
+                total += sample(values, points).sum(dim=0)
+            if self.config.center_atlas and warp.velocity is not None:
+                moved = warp.velocity.sum(dim=0, keepdim=True)
+                drift = moved if drift is None else drift + moved
+        self.group.add_up(sums)
+        for atlas, total in zip((model.atlas_image, model.atlas_labels), sums, strict=True):
+            atlas.mul_(1 - eta).add_(total / len(self.training), alpha=eta)
+        if self.config.center_atlas and self.model.config.nonrigid:
+            self._center_atlas(drift)
+
+    def _center_atlas(self, drift: Tensor | None) -> None:
+        """Move the atlas by η of the mean velocity, so that the cases' velocities become zero in the mean.
+
+        With φ = exp(v) towards the atlas, exp(−ηv̄)∘φ ends at the atlas z∘exp(ηv̄); with φ from the atlas, at z∘exp(−ηv̄).
+        """
+        model = self.model
+        if drift is None:  # a process without cases
+            like = model.stn(model.stn_input(model.atlas_labels.unsqueeze(0), model.atlas_image.unsqueeze(0)))[0]
+            drift = torch.zeros_like(like)
+        self.group.add_up([drift])
+        sign = 1 if model.config.direction == "atlas_from_image" else -1
+        step = sign * self.config.eta * drift / len(self.training)
+        c = model.config
+        moved = displacement_from_velocity(step, c.shape, c.convention, c.squarings)
+        points = identity(c.shape, moved) + moved.movedim(1, -1)
+        for atlas in (model.atlas_image, model.atlas_labels):
+            atlas.copy_(sample(atlas.unsqueeze(0), points)[0])
+
+    @torch.no_grad()
+    def _validation_scores(self) -> dict[str, float]:
+        """Mean foreground Dice of the ITN and of the one-pass atlas on the held-out cases, on the model grid."""
+        if not len(self.validation):
+            return {}
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for index in self.group.share(self.validation).split(self.config.batch_size):
+            image, labels = on_grid(self.data, index, self.group.device)
+            prediction, warp = self.model(image)
+            warped = sample(self.model.atlas_labels.unsqueeze(0), warp.atlas_from_image())
+            truth = labels.argmax(dim=1)
+            for place, soft in enumerate((prediction, warped)):
+                found = soft.argmax(dim=1)
+                sums[place] += sum(_mean_dice(a, b, labels.shape[1]) for a, b in zip(found, truth, strict=True))
+        sums = sums.to(torch.float32).to(self.group.device)
+        self.group.add_up([sums])
+        scores = (sums / len(self.validation)).tolist()
+        return {"dice_itn": scores[0], "dice_one_pass": scores[1]}
+
+    def _check_finite(self, epoch: int) -> None:
+        model = self.model
         if not all(bool(t.isfinite().all()) for t in (*model.parameters(), model.atlas_image, model.atlas_labels)):
             raise DivergenceError(f"the weights or the atlas are not finite after epoch {epoch}", _LOWER_RATE)
-        terms |= _validation_scores(model, data, validation, config)
-        history.append(terms)
-        if path is not None:
-            save_checkpoint(path, model, optimizer, setting, history)
-        report(Progress("train", epoch, config.epochs, terms, preview=lambda: model.atlas_labels))
 
-    record = {
-        "config": as_dict(config),
-        "cases": len(data),
-        "epochs": len(history),
-        "last": history[-1] if history else {},
-    }
-    refinement = RefineConfig(50 if grid.ndim == 2 else 100, config.strength, 1.0, 0.0, None, "network")
-    model = model.eval().requires_grad_(False)
-    return Bundle(about, tuple(labels), grid, normalisation, refinement, model, record)
+    def _remember(self, terms: dict[str, float]) -> None:
+        history = [*self.so_far.history, terms]
+        best = self.so_far.best
+        if self.config.keep == "best" and best_epoch(history, self.config) == len(history):
+            atlas = {"atlas_image": self.model.atlas_image, "atlas_labels": self.model.atlas_labels}
+            state = {"model": self.model.state_dict(), "atlas": atlas}
+            best = {part: {key: t.detach().clone() for key, t in tensors.items()} for part, tensors in state.items()}
+        self.so_far = replace(self.so_far, history=history, best=best)
+
+    def _stands_still(self) -> bool:
+        history, patience = self.so_far.history, self.config.patience
+        return bool(patience and history) and len(history) - best_epoch(history, self.config) >= patience
+
+    def _atlas(self) -> tuple[Any, Any]:
+        return self.model.atlas_image.cpu().numpy().copy(), self.model.atlas_labels.cpu().numpy().copy()
+
+
+def best_epoch(history: Sequence[Mapping[str, float]], config: TrainConfig) -> int:
+    """The epoch, from 1, of the best validation: of the highest mean Dice of the parts that are trained, the first."""
+    names = ("dice_itn",) if config.part == "itn" else ("dice_itn", "dice_one_pass")
+    scores = [sum(entry.get(name, 0.0) for name in names) for entry in history]
+    return scores.index(max(scores)) + 1 if scores else 0
+
+
+def _trained_parts(model: AtlasISTN, config: TrainConfig) -> torch.nn.Module:
+    """The networks whose weights move."""
+    if config.part == "itn":
+        return model.itn
+    return model.stn if model.config.stn_input == "image" else model
 
 
 @torch.no_grad()
 def _begin_at_the_mean(model: AtlasISTN) -> None:
     """Let the untrained ITN predict each label's share of the volume; hearts then took a quarter of the steps."""
     leave = model.itn.leave
-    leave.get_parameter("bias").copy_(model.atlas_labels.flatten(1).mean(dim=1))
+    share = model.atlas_labels.flatten(1).mean(dim=1)
+    leave.get_parameter("bias").copy_(share.clamp(min=1e-4).log() if model.itn.softmax else share)
     leave.get_parameter("weight").mul_(0.1)
 
 
@@ -280,76 +449,8 @@ def _channels_last(model: AtlasISTN) -> None:
             parameter.data = parameter.data.to(memory_format=layout)
 
 
-def _epoch(
-    model: AtlasISTN,
-    optimizer: torch.optim.Optimizer,
-    data: TrainingSet,
-    training: Tensor,
-    grid: Grid,
-    config: TrainConfig,
-    epoch: int,
-    cancel: Cancel,
-) -> dict[str, float] | None:
-    """One pass over the training cases; the mean of each loss term, or None when cancelled."""
-    draw = torch.Generator().manual_seed(config.seed * 100003 + epoch)
-    device = model.atlas_labels.device
-    rate = config.learning_rate * (0.5 ** (epoch / config.halve_every) if config.halve_every else 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    model.train()
-    sums: dict[str, float] = {}
-    shuffled = training[torch.randperm(len(training), generator=draw)]
-    for batch in shuffled.split(config.batch_size):
-        if cancel():
-            return None
-        image, labels = augmented(data, batch, grid, config, draw, device)
-        loss, terms = joint_loss(model, image, labels, config.omega(epoch), config.strength)
-        if not torch.isfinite(loss):
-            raise DivergenceError(f"the training loss is not finite in epoch {epoch}", _LOWER_RATE)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        for name, value in {"loss": loss, **terms}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(batch)
-    return {name: value / len(training) for name, value in sums.items()}
-
-
-@torch.no_grad()
-def _update_atlas(model: AtlasISTN, data: TrainingSet, training: Tensor, config: TrainConfig) -> None:
-    """zᵃ ← (1 − η) zᵃ + η mean_i(z_i∘Φ_i) for image and labels, over the whole training set."""
-    if config.eta == 0:
-        return
-    model.eval()
-    sums = [torch.zeros_like(model.atlas_image), torch.zeros_like(model.atlas_labels)]
-    for batch in training.split(config.batch_size):
-        image, labels = data.on_grid(batch, model.atlas_labels.device)
-        points = model.register_atlas(model.itn(image)).image_from_atlas()
-        for total, values in zip(sums, (image, labels), strict=True):
-            total += sample(values, points).sum(dim=0)
-    for atlas, total in zip((model.atlas_image, model.atlas_labels), sums, strict=True):
-        atlas.mul_(1 - config.eta).add_(total / len(training), alpha=config.eta)
-
-
-@torch.no_grad()
-def _validation_scores(
-    model: AtlasISTN, data: TrainingSet, validation: Tensor, config: TrainConfig
-) -> dict[str, float]:
-    """Mean foreground Dice of the ITN and of the one-pass atlas on the held-out cases, on the model grid."""
-    if not len(validation):
-        return {}
-    model.eval()
-    sums = {"dice_itn": 0.0, "dice_one_pass": 0.0}
-    for batch in validation.split(config.batch_size):
-        image, labels = data.on_grid(batch, model.atlas_labels.device)
-        prediction = model.itn(image)
-        warped = sample(model.atlas_labels.unsqueeze(0), model.register_atlas(prediction).atlas_from_image())
-        truth = labels.argmax(dim=1)
-        for name, soft in (("dice_itn", prediction), ("dice_one_pass", warped)):
-            sums[name] += _mean_dice(soft.argmax(dim=1), truth, labels.shape[1]) * len(batch)
-    return {name: value / len(validation) for name, value in sums.items()}
-
-
 def _mean_dice(labels: Tensor, truth: Tensor, k: int) -> float:
+    """Mean over the labels that are in the truth; those that are nowhere in it do not count."""
     scores = []
     for value in range(1, k):
         a, b = labels == value, truth == value
@@ -358,13 +459,4 @@ def _mean_dice(labels: Tensor, truth: Tensor, k: int) -> float:
     return sum(scores) / len(scores) if scores else float("nan")
 
 
-def _mean_case(data: TrainingSet, training: Tensor) -> tuple[Tensor, Tensor]:
-    """The atlas at t = 0: means of the training images and label maps."""
-    cpu = torch.device("cpu")
-    image, labels = data.on_grid(training[:1], cpu)
-    image, labels = torch.zeros_like(image[0]), torch.zeros_like(labels[0])
-    for index in training.split(1):
-        one_image, one_labels = data.on_grid(index, cpu)
-        image += one_image[0] / len(training)
-        labels += one_labels[0] / len(training)
-    return image, labels
+__all__ = ["Trained", "best_epoch", "run_training", "train"]

@@ -23,10 +23,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms", "datasets"),
+        *("splits", "prepared"),
     ),
-    ("warp", "networks", "losses"),
+    ("distributed", "warp", "networks", "losses"),
     ("model", "bundle", "reference"),
-    ("placement", "result", "segmentation", "checkpoint", "training"),
+    ("placement", "result", "segmentation", "checkpoint", "augmentation", "objective", "training"),
     (
         *("panels", "tables", "picture", "report", "outputs", "worker"),
         *("atlas_pictures", "tracking"),

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from AtlasISTNLib.bundle import Label
+from AtlasISTNLib.augmentation import batch_of
 from AtlasISTNLib.configs import DIRECTIONS, NormalisationConfig, TrainConfig
 from AtlasISTNLib.datasets import Case
 from AtlasISTNLib.errors import ConfigError
 from AtlasISTNLib.geometry import CUBE, WORLD, Grid
-from AtlasISTNLib.training import augmented, joint_loss, prepare
+from AtlasISTNLib.objective import joint_loss
+from AtlasISTNLib.prepared import prepare
 from AtlasISTNLib.volume import Volume
 from AtlasISTNLib.warp import sample
 
-LABELS = (Label(0, "background"), Label(1, "bar"))
 QUICK = TrainConfig(validation=0.0)
 
 
@@ -25,18 +25,19 @@ class TestAugmentation:
     GRID = Grid.centered((40, 48), (2.0, 1.2))
 
     @pytest.fixture
-    def data(self):
+    def data(self, tmp_path):
         """A bar with a dot at one end, as image and as label."""
         grid = Grid.centered((70, 90), (2.0, 1.2))
         p = grid.points()
         bar = (np.abs(p[..., 0]) < 20) & (np.abs(p[..., 1]) < 4) | (np.linalg.norm(p - [20, 0], axis=-1) < 7)
         labels = Volume.from_array(bar.astype(np.uint8), grid)
         case = Case("bar", Volume.from_array(bar.astype(np.float32), grid), labels)
-        return lambda config: prepare([case] * 2, LABELS, self.GRID, NormalisationConfig("none"), config, False)
+        none = NormalisationConfig("none")
+        return lambda config: prepare([case] * 2, [0, 1], self.GRID, none, config, False, tmp_path)
 
     def drawn(self, data, config: TrainConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        draw = torch.Generator().manual_seed(seed)
-        image, labels = augmented(data(config), torch.tensor([0, 1]), self.GRID, config, draw, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        image, labels = batch_of(data(config), torch.tensor([0, 1]), self.GRID, replace(config, seed=seed), 1, cpu)
         return image.numpy(), labels.numpy()
 
     def moments(self, weight: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -52,7 +53,7 @@ class TestAugmentation:
         image, labels = self.drawn(data, replace(QUICK, label_blur=0.0), 0)
         prepared = data(replace(QUICK, label_blur=0.0))
         np.testing.assert_array_equal(image, prepared.images)
-        np.testing.assert_array_equal(labels, prepared.labels.float())
+        np.testing.assert_array_equal(labels, prepared.labels.astype(np.float32))
 
     def test_images_and_labels_move_together(self, data):
         config = replace(QUICK, label_blur=0.0, rotation=20.0, translation=6.0, scale=0.2)
@@ -110,7 +111,7 @@ class TestJointLoss:
         model = make_bundle(2, direction=direction).model
         image = torch.rand(2, 1, *model.config.shape)
         labels = torch.softmax(torch.randn(2, 3, *model.config.shape), dim=1)
-        total, terms = joint_loss(model, image, labels, 0.25, 40.0)
+        total, terms = joint_loss(model, image, labels, 0.25, 40.0, QUICK)
         prediction = model.itn(image)
         warp = model.register_atlas(prediction)
         atlas = model.atlas_labels.expand(2, -1, -1, -1)
@@ -131,7 +132,7 @@ class TestJointLoss:
         model = make_bundle(2).model
         model.itn.requires_grad_(True)
         labels = torch.zeros(1, 3, *model.config.shape)
-        _, terms = joint_loss(model, torch.rand(1, 1, *model.config.shape), labels, 1.0, 1.0)
+        _, terms = joint_loss(model, torch.rand(1, 1, *model.config.shape), labels, 1.0, 1.0, QUICK)
         (gradient,) = torch.autograd.grad(terms["a2s"], model.itn.leave.weight)
         assert gradient.abs().max() > 0
         model.itn.requires_grad_(False)

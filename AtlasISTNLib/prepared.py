@@ -1,0 +1,188 @@
+"""Prepared cases: images and soft labels on the model grid, kept on disk and read from there a batch at a time.
+
+A cache folder holds one folder for each preparation, named by a hash of everything that it depends on: the cases'
+files with their sizes and times, the grid, the labels and the settings. It is made under another name and moved into
+its place once it is whole, so that a preparation that was stopped leaves nothing to stumble over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from .configs import NormalisationConfig, TrainConfig, as_dict
+from .datasets import Case, foreground_center, normalised, soft_labels
+from .errors import OutputError, VolumeError
+from .geometry import Grid
+from .progress import Cancel, Progress, Report, never, silent, stop_if
+from .volume import Volume, checked_image, flattened
+
+IMAGES, LABELS, RECORD = "images.npy", "labels.npy", "prepared.json"
+_SCHEMA = 1
+#: The widest margin, as a share of the grid's longest side.
+_WIDEST_MARGIN = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Cases on one grid.
+
+    Attributes:
+        images: (N, 1, *shape + margins) float32, normalised; a memory map unless made in memory.
+        labels: (N, K, *shape + margins) float16, soft.
+        margin: voxels beyond the model grid on each side, so that augmentation does not run out of image.
+        names: of the cases.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.float16]
+    margin: int
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def margin_for(grid: Grid, config: TrainConfig) -> int:
+    """Voxels beyond the model grid that rotation, shift, scaling and elastic deformation can reach for."""
+    if not (config.rotation or config.scale or config.translation or config.elastic):
+        return 0
+    half = max(grid.shape) / 2
+    shift = (config.translation + config.elastic) / min(grid.spacing)
+    reach = shift + half * (config.scale + math.sin(math.radians(min(config.rotation, 45))))
+    return math.ceil(min(reach, _WIDEST_MARGIN * max(grid.shape)))
+
+
+def prepare(
+    cases: Sequence[Case],
+    values: Sequence[int],
+    grid: Grid,
+    normalisation: NormalisationConfig,
+    config: TrainConfig,
+    place_on_labels: bool,
+    folder: Path,
+    report: Report = silent,
+    cancel: Cancel = never,
+) -> Prepared:
+    """Read, place, normalise and resample all cases, one at a time, or find them prepared in `folder`.
+
+    Args:
+        values: label values, background first.
+        place_on_labels: centre the grid on each case's foreground, as automatic placement does; else on the image.
+        folder: the cache; made if it is not there.
+        report: gets stage "prepare" for each case.
+
+    Raises:
+        VolumeError: a case cannot be used; its name is in the message.
+        OutputError: the cache cannot be written.
+        Cancelled: stopped; nothing is left in the cache.
+    """
+    margin = margin_for(grid, config)
+    record = {
+        "schema": _SCHEMA,
+        "cases": [_identity(case) for case in cases],
+        "values": list(values),
+        "grid": [list(grid.shape), list(grid.spacing), [list(row) for row in grid.direction]],
+        "normalisation": as_dict(normalisation),
+        "label_blur": config.label_blur,
+        "margin": margin,
+        "place_on_labels": place_on_labels,
+    }
+    names = tuple(case.name for case in cases)
+    place = folder / hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
+    found = _opened(place, margin, names)
+    if found is not None:
+        report(Progress("prepare", len(cases), len(cases), message="found prepared"))
+        return found
+    shape = tuple(n + 2 * margin for n in grid.shape)
+    partial = folder / f".partial-{uuid.uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        images = open_memmap(partial / IMAGES, "w+", np.float32, (len(cases), 1, *shape))
+        labels = open_memmap(partial / LABELS, "w+", np.float16, (len(cases), len(values), *shape))
+        for done, case in enumerate(cases):
+            stop_if(cancel, "preparing the cases")
+            images[done], labels[done] = _on_grid(case, values, grid, shape, normalisation, config, place_on_labels)
+            report(Progress("prepare", done + 1, len(cases), message=case.name))
+        images.flush()
+        labels.flush()
+        (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.replace(partial, place)
+    except OSError as error:
+        raise OutputError(
+            f"the prepared cases cannot be kept in {folder}: {error}", "make room there, or give another cache folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    made = _opened(place, margin, names)
+    if made is None:
+        raise OutputError(f"the prepared cases in {place} cannot be read back", "remove that folder and try again")
+    return made
+
+
+def _on_grid(
+    case: Case,
+    values: Sequence[int],
+    grid: Grid,
+    shape: tuple[int, ...],
+    normalisation: NormalisationConfig,
+    config: TrainConfig,
+    place_on_labels: bool,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    image, label_map = case.load()
+    checked_image(image, grid.ndim)
+    if image.grid.ndim > grid.ndim:
+        image, label_map = flattened(image)[0], flattened(label_map)[0]
+    center = foreground_center(label_map, values[1:]) if place_on_labels else image.grid.center
+    placed = Grid.centered(shape, grid.spacing, center, grid.direction)
+    soft = soft_labels(label_map, values, placed, config.label_blur)
+    if not (soft[1:] > 0.5).any():
+        raise VolumeError(
+            f"{case.name}: none of its labels lies on the model grid", "check the grid's size and the labels"
+        )
+    return normalised(image, placed, normalisation).array, soft
+
+
+def _identity(case: Case) -> list[Any]:
+    """What tells a case from another one, and its files from what they were before."""
+    return [case.name, *(_file_identity(part) for part in (case.image, case.labels))]
+
+
+def _file_identity(part: Volume | Path) -> list[Any]:
+    if isinstance(part, Volume):
+        digest = hashlib.sha256(np.ascontiguousarray(part.array).tobytes())
+        digest.update(repr((part.array.dtype.str, part.grid)).encode())
+        return ["volume", digest.hexdigest()]
+    try:
+        state = part.stat()
+    except OSError as error:
+        raise VolumeError(f"{part} cannot be read: {error.strerror}", "check the path") from error
+    return [str(part.resolve()), state.st_size, state.st_mtime_ns]
+
+
+def _opened(place: Path, margin: int, names: tuple[str, ...]) -> Prepared | None:
+    if not (place / RECORD).is_file():
+        return None
+    try:
+        images, labels = (np.load(place / name, mmap_mode="r") for name in (IMAGES, LABELS))
+    except (OSError, ValueError):
+        shutil.rmtree(place, ignore_errors=True)  # damaged: made anew
+        return None
+    return Prepared(images, labels, margin, names)
+
+
+__all__ = ["Prepared", "margin_for", "prepare"]
