@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .configs import MODES, TrainConfig
+from .configs import KEPT, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
 from .errors import ConfigError
 
 PROGRAM = "atlas-istn"
@@ -40,32 +40,63 @@ Ctrl-C during the refinement keeps the best state so far and writes it; a second
 _TRAIN = """\
 Train a model and its atlas on labelled images.
 
-IMAGES and LABELS are two folders with files of the same names, or two CSV lists with a heading and one path a line.
-Without --label every value found in the label maps becomes a structure; without --shape and --spacing a grid is chosen
-that holds every label map with a margin. Ctrl-C ends the training after its step and writes what the last epoch gave.
+The images come in one of these ways:
+  --data DIR                             an nnU-Net raw folder: dataset.json, imagesTr, labelsTr
+  --data DIR --pattern IMAGE LABELS      files below a folder; {case} stands for the case's name, such as in
+                                         "{case}/t1.nii.gz" "{case}/seg.nii.gz"
+  --images DIR --labels DIR              two folders with files of the same names
+  --images CSV --labels CSV              two lists with a heading and one path a line
+
+All cases are read and checked first; --check stops there and shows the grid that would be taken. Names of structures
+come from dataset.json or --label; without either, every value found in the label maps becomes a structure. Without
+--shape and --spacing a grid is chosen that holds every label map with a margin. Ctrl-C ends the training after its step
+and writes what the last epoch gave.
+
+Several GPUs: torchrun --nproc-per-node=2 -m AtlasISTNLib train ...
+"""
+_EXPERIMENT = """\
+Train models, measure them on test sets and write tables and figures, all as a JSON file says.
+
+SPEC is such a file (docs/experiments.md describes it) or the name of an experiment that comes along. A run that was
+stopped goes on where it was when it is started again; with different --only, several processes may work in one DIR.
 """
 #: Every field of TrainConfig.
 TRAIN_HELP = {
     "epochs": "passes over the cases",
-    "batch_size": "cases per step",
+    "batch_size": "cases per step, over all GPUs together",
     "learning_rate": "Adam's at the start",
     "halve_every": "epochs in which the learning rate halves; 0 keeps it",
     "strength": "λ, weight of the smoothness",
+    "strength_size": "voxels along an axis of the grid that λ was chosen for; λ is then carried to this grid; "
+    "0 takes it as it is",
     "omega_midpoint": "epoch at which the registration terms have half their weight; without it they have all of it",
-    "eta": "share of the new mean in each epoch's atlas update",
+    "eta": "share of the new mean in each epoch's atlas update; 0 keeps the initial atlas",
+    "center_atlas": "also move the atlas towards the mean of all deformations",
+    "part": "joint trains both networks, itn the segmentation network alone",
+    "segmentation_loss": "the published mean squared error, or cross-entropy and soft Dice of a softmax",
+    "segmentation_weight": "of that loss; 0 leaves the segmentation network to the registration terms",
+    "couple": "let the registration terms train the segmentation network, too",
     "label_blur": "σ in voxels of the blur of the labels",
     "rotation": "augmentation: largest angle in degrees",
     "translation": "augmentation: largest shift in mm",
     "scale": "augmentation: largest relative change of size",
+    "elastic": "augmentation: largest displacement in mm of a smooth random deformation",
     "intensity": "augmentation: largest relative change of contrast and brightness",
     "noise": "augmentation: largest standard deviation of added noise, in normalised units",
+    "blur": "augmentation: largest σ in voxels of a blur",
     "validation": "share of the cases held out to watch the training",
+    "folds": "folds of a cross-validation; 0 holds the share of --validation out instead",
+    "fold": "which fold is held out, from 0; one training for each of them makes the cross-validation",
+    "patience": "stop after so many epochs without a better validation; 0 never",
+    "keep": "the model of the last epoch, or that of the best validation",
+    "amp": "mixed precision on GPUs",
     "seed": "of everything random",
 }
+_TRAIN_CHOICES = {"part": PARTS, "segmentation_loss": SEGMENTATION_LOSSES, "keep": KEPT}
 #: Options whose value may begin with a minus sign.
 _SIGNED = {
     *("--refine", "--strength", "--beta", "--gamma", "--learning-rate", "--box", "--center", "--threads"),
-    *("--count", "--seed", "--shape", "--spacing", "--window"),
+    *("--count", "--seed", "--shape", "--spacing", "--window", "--channel", "--itn-channels", "--stn-channels"),
     *("--" + name.replace("_", "-") for name in TRAIN_HELP),
 }
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
@@ -127,6 +158,7 @@ def _parser() -> Parser:
     _evaluate(_command(commands, "evaluate", "measure a label map against a reference on the same grid"))
     _phantom(_command(commands, "phantom", "make labelled images to try things on"))
     _train(_command(commands, "train", "train a model on labelled images", _TRAIN))
+    _experiment(_command(commands, "experiment", "train and compare models as a file says", _EXPERIMENT))
     _import_reference(
         _command(commands, "import-reference", "turn a model of the authors' released training into ours")
     )
@@ -224,37 +256,86 @@ def _phantom(parser: Parser) -> None:
 
 
 def _train(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--images", required=True, type=Path, metavar="DIR|CSV", help="the images")
-    add("--labels", required=True, type=Path, metavar="DIR|CSV", help="their label maps")
-    add("--output", required=True, type=Path, metavar="BUNDLE", help="the model to write: a folder, or a .zip")
-    add("--overwrite", action="store_true", help="replace a model that is there already")
-    add("--name", required=True, help="of the model")
+    group = parser.add_argument_group("the data")
+    add = group.add_argument
+    add("--data", type=Path, metavar="DIR", help="an nnU-Net raw folder, or with --pattern any folder")
+    add("--pattern", nargs=2, metavar=("IMAGE", "LABELS"), help="how files below --data are named")
+    add("--channel", type=whole, metavar="N", help="input channel of an nnU-Net folder that has several, from 0")
+    add("--images", type=Path, metavar="DIR|CSV", help="the images")
+    add("--labels", type=Path, metavar="DIR|CSV", help="their label maps")
     add(
         "--label",
         action="append",
         type=named_value,
         default=[],
         metavar="VALUE=NAME",
-        help="a structure; once for each of them (default: every value found)",
+        help="a structure; once for each of them (default: those of dataset.json, or every value found)",
     )
+    add("--ignore-other-labels", action="store_true", help="take label values without a name for background")
+    add("--window", type=numbers, metavar="CENTER,WIDTH", help="intensity window (default: z-scores of the image)")
+    add("--check", action="store_true", help="only check the data and show the grid that would be taken")
+    _train_outputs(parser)
+    _train_model(parser)
+    _machine(parser)
+    _train_settings(parser.add_argument_group("settings of the training"))
+
+
+def _train_outputs(parser: Parser) -> None:
+    group = parser.add_argument_group("what is written")
+    add = group.add_argument
+    add("--output", type=Path, metavar="BUNDLE", help="the model: a folder, or a .zip; needed unless --check")
+    add("--overwrite", action="store_true", help="replace a model or a report that is there already")
+    add("--report", type=Path, metavar="DIR", help="write a report with figures and pictures of the training")
+    add("--checkpoint", type=Path, metavar="FILE", help="written after each epoch; an existing one is gone on from")
+    add("--cache", type=Path, metavar="DIR", help="keep the prepared cases there for the next time")
+    add("--tensorboard", type=Path, metavar="DIR", help="write figures and pictures for TensorBoard")
+    add("--name", help="of the model; needed unless --check")
+    for what in ("title", "description", "licence", "citation"):
+        add(f"--{what}", default="", metavar="TEXT", help="of the model, for those who get it")
+
+
+def _train_model(parser: Parser) -> None:
+    group = parser.add_argument_group("the model")
+    add = group.add_argument
     add("--shape", type=wholes, metavar="z,y,x", help="voxels of the model's grid")
     add("--spacing", type=numbers, metavar="x,y,z", help="voxel size of the model's grid in mm; one number for all")
-    add("--window", type=numbers, metavar="CENTER,WIDTH", help="intensity window (default: z-scores of the image)")
-    add("--checkpoint", type=Path, metavar="FILE", help="written after each epoch; an existing one is gone on from")
-    place = parser.add_mutually_exclusive_group()
+    place = group.add_mutually_exclusive_group()
     text = "centre the grid on each case's {} (default: labels if an image is larger than the grid, else image)"
     for what, flag in (("labels", True), ("image", False)):
         place.add_argument(
             f"--place-on-{what}", dest="place_on_labels", action="store_const", const=flag, help=text.format(what)
         )
-    _machine(parser)
-    group = parser.add_argument_group("settings of the training")
+    # Their names are those of ModelConfig's fields.
+    add("--no-affine", dest="affine", action="store_false", default=argparse.SUPPRESS, help="deform only")
+    add("--no-nonrigid", dest="nonrigid", action="store_false", default=argparse.SUPPRESS, help="move and scale only")
+    for name, levels, text in (
+        ("itn_channels", "a,b,c,d", "widths of the segmentation network (default: 8,16,32,64)"),
+        ("stn_channels", "a,b,c", "widths of the registration network (default: 16,32,8)"),
+    ):
+        add(f"--{name.replace('_', '-')}", type=wholes, default=argparse.SUPPRESS, metavar=levels, help=text)
+    add(
+        "--stn-input",
+        choices=STN_INPUTS,
+        default=argparse.SUPPRESS,
+        help="what is registered with the atlas: the segmentation network's prediction (default), or the image itself",
+    )
+
+
+def _train_settings(group: Any) -> None:
+    """One option for every field of TrainConfig; what is not given stays off the result."""
     for field in fields(TrainConfig):
-        text = TRAIN_HELP[field.name] + ("" if field.default is None else f" (default: {field.default:g})")
-        kind = whole if field.type == "int" else number
-        option = "--" + field.name.replace("_", "-")
-        group.add_argument(option, type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
+        option, text = "--" + field.name.replace("_", "-"), TRAIN_HELP[field.name]
+        shared: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if field.type == "bool":
+            text += f" (default: {'on' if field.default else 'off'})"
+            group.add_argument(option, action=argparse.BooleanOptionalAction, help=text, **shared)
+        elif field.type == "str":
+            text += f" (default: {field.default})"
+            group.add_argument(option, choices=_TRAIN_CHOICES[field.name], help=text, **shared)
+        else:
+            text += "" if field.default is None else f" (default: {field.default:g})"
+            kind = whole if field.type == "int" else number
+            group.add_argument(option, type=kind, metavar="N", help=text, **shared)
 
 
 def _import_reference(parser: Parser) -> None:
@@ -296,3 +377,24 @@ def named_value(text: str) -> tuple[int, str]:
     if not name.strip() or not value.strip().isdecimal() or int(value) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not VALUE=NAME with a value of 1 or more")
     return int(value), name.strip()
+
+
+def _experiment(parser: Parser) -> None:
+    add = parser.add_argument
+    add("spec", metavar="SPEC|NAME", help="the experiment: a JSON file, or letter-b or phantom-heart")
+    add("--output", type=Path, metavar="DIR", help="the experiment's folder; an existing one is gone on with")
+    add("--only", nargs="+", default=[], metavar="MODEL", help="train and measure these models only")
+    add("--rows", nargs="+", default=[], metavar="ROW", help="measure these rows only, and train their models")
+    add("--tests", nargs="+", default=[], metavar="TEST", help="measure on these test sets only")
+    add("--data", nargs="+", action="extend", type=named_path, default=[], metavar="KEY=PATH", help="where data are")
+    add("--tables-only", action="store_true", help="only write tables and figures of what has been measured")
+    add("--list", action="store_true", help="say what the experiment holds, and what of it is done in DIR")
+    _machine(parser)
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    """`KEY=PATH` of an experiment's data."""
+    key, _, path = text.partition("=")
+    if not key.strip() or not path:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=PATH")
+    return key.strip(), Path(path).expanduser()

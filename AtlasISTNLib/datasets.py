@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from .configs import NormalisationConfig
-from .errors import VolumeError
+from .errors import ConfigError, VolumeError
 from .geometry import Grid
+from .nnunet import DATASET_JSON, read_raw_folder
 from .volume import IMAGE_ENDINGS, Volume, case_name, checked_labels
+
+#: Stands for a case's name in the patterns of its files.
+CASE = "{case}"
+
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -32,29 +41,131 @@ class Case:
         Raises:
             VolumeError: unreadable, or the two lie on different grids.
         """
-        image = self.image if isinstance(self.image, Volume) else Volume.read(self.image)
-        labels = self.labels if isinstance(self.labels, Volume) else Volume.read(self.labels)
-        if not image.grid.same_as(labels.grid, tolerance=1e-2):
-            raise VolumeError(
-                f"{self.name}: image ({image.grid}) and labels ({labels.grid}) lie on different grids",
-                "resample the labels onto the image",
-            )
+        image, labels = self.load_image(), self.load_labels()
+        self.check_grids(image.grid, labels.grid)
         return image, labels
 
+    def load_image(self) -> Volume:
+        """The image alone.
 
-def cases_from_csv(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -> list[Case]:
+        Raises:
+            VolumeError: unreadable.
+        """
+        return self.image if isinstance(self.image, Volume) else Volume.read(self.image)
+
+    def load_labels(self) -> Volume:
+        """The label map alone.
+
+        Raises:
+            VolumeError: unreadable.
+        """
+        return self.labels if isinstance(self.labels, Volume) else Volume.read(self.labels)
+
+    def check_grids(self, image: Grid, labels: Grid) -> None:
+        """Refuse an image and a label map that do not lie on one grid.
+
+        Raises:
+            VolumeError: they differ; in what is in the message.
+        """
+        if not image.same_as(labels, tolerance=1e-2):
+            raise VolumeError(
+                f"{self.name}: image and labels lie on different grids, {_difference(image, labels)}",
+                "resample the labels onto the image",
+            )
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Cases to train on.
+
+    Attributes:
+        cases: sorted by name, or in the order of a list.
+        names: of the structures by their label values, without the background; empty where the data does not say.
+        source: where the cases come from, for people.
+    """
+
+    cases: tuple[Case, ...]
+    names: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    source: str = ""
+
+
+def find_cases(
+    folder: PathLike | None = None,
+    *,
+    pattern: tuple[str, str] | None = None,
+    images: PathLike | None = None,
+    labels: PathLike | None = None,
+    channel: int | None = None,
+) -> DataSet:
+    """Find pairs of image and label map in one of the ways in which people keep them; no image is read.
+
+    Args:
+        folder: an nnU-Net raw folder, or with `pattern` any folder.
+        pattern: see `cases_from_pattern`.
+        images, labels: instead of `folder`, two folders with files of the same names, or two CSV lists.
+        channel: of an nnU-Net folder with several input channels, from 0.
+
+    Raises:
+        VolumeError: the files are not there, or do not pair.
+        ConfigError: what was given makes no sense together.
+    """
+    if (folder is None) == (images is None and labels is None):
+        raise ConfigError("training data is one folder, or images and labels", "give --data, or --images and --labels")
+    if channel is not None and (folder is None or pattern is not None):
+        raise ConfigError("channels are numbered in nnU-Net folders only", "leave --channel out")
+    if folder is None:
+        if images is None or labels is None:
+            raise ConfigError("training needs images and labels", "give both --images and --labels")
+        if pattern is not None:
+            raise ConfigError("a pattern finds files below one folder", "give --data with --pattern")
+        return _from_two(Path(images), Path(labels))
+    place = Path(folder)
+    if pattern is not None:
+        found = cases_from_pattern(place, *pattern)
+        return DataSet(tuple(found), source=f"{place} by the patterns {pattern[0]} and {pattern[1]}")
+    if not place.is_dir():
+        raise VolumeError(f"{place} is not a folder", "check the path")
+    if not (place / DATASET_JSON).is_file():
+        raise ConfigError(
+            f"{place} has no {DATASET_JSON}, so it is no nnU-Net folder",
+            f'say how its files are named, such as --pattern "{CASE}_img.nii.gz" "{CASE}_seg.nii.gz"',
+        )
+    raw = read_raw_folder(place, channel)
+    return DataSet(
+        tuple(Case(*pair) for pair in raw.pairs), MappingProxyType(dict(raw.names)), f"nnU-Net folder {place}"
+    )
+
+
+def _from_two(images: Path, labels: Path) -> DataSet:
+    for path in (images, labels):
+        if not path.exists():
+            raise VolumeError(f"{path} does not exist", "check the path")
+    if images.is_dir() != labels.is_dir():
+        raise ConfigError("images and labels are a folder and a list", "give two folders or two CSV lists")
+    kind, read = ("folders", cases_from_folders) if images.is_dir() else ("lists", cases_from_csv)
+    return DataSet(tuple(read(images, labels)), source=f"{kind} {images} and {labels}")
+
+
+def cases_from_csv(images: PathLike, labels: PathLike) -> list[Case]:
     """Pairs from two lists in the released code's layout: one column with a heading, paths relative to the list.
+
+    Where several images have one name, their folders' names go before it.
 
     Raises:
         VolumeError: a list is absent, empty, or the two have different lengths.
     """
     rows = [_first_column(Path(path)) for path in (images, labels)]
     if len(rows[0]) != len(rows[1]):
-        raise VolumeError(f"{images} names {len(rows[0])} images, {labels} names {len(rows[1])} label maps")
-    return [Case(case_name(image), image, label) for image, label in zip(*rows, strict=True)]
+        raise VolumeError(
+            f"{images} names {len(rows[0])} images, {labels} names {len(rows[1])} label maps",
+            "give one label map for each image, in the same order",
+        )
+    often = Counter(case_name(image) for image in set(rows[0]))
+    names = [f"{p.resolve().parent.name}_{case_name(p)}" if often[case_name(p)] > 1 else case_name(p) for p in rows[0]]
+    return [Case(*case) for case in zip(names, *rows, strict=True)]
 
 
-def cases_from_folders(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -> list[Case]:
+def cases_from_folders(images: PathLike, labels: PathLike) -> list[Case]:
     """Pairs of files of one name (before the ending) in two folders, sorted by name.
 
     Raises:
@@ -64,12 +175,50 @@ def cases_from_folders(images: str | os.PathLike[str], labels: str | os.PathLike
     for folder in (Path(images), Path(labels)):
         if not folder.is_dir():
             raise VolumeError(f"{folder} is not a folder", "check the path")
-        found.append({case_name(p): p for p in sorted(folder.iterdir()) if p.name.lower().endswith(IMAGE_ENDINGS)})
+        files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(IMAGE_ENDINGS) and p.name[0] != "."]
+        found.append({case_name(p): p for p in files})
     missing = sorted(set(found[0]) - set(found[1]))
     if not found[0] or missing:
-        what = f"no label map for {', '.join(missing[:5])}" if missing else f"no images in {images}"
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        what = f"no label map for {', '.join(missing[:5])}{more}" if missing else f"no images in {images}"
         raise VolumeError(what, "images and label maps need the same names in their two folders")
     return [Case(name, path, found[1][name]) for name, path in found[0].items()]
+
+
+def cases_from_pattern(folder: PathLike, image: str, labels: str) -> list[Case]:
+    """Pairs below one folder whose names follow from a case's, sorted by name; a label map may turn out to be absent.
+
+    Args:
+        folder: what the patterns start from.
+        image, labels: paths with "{case}" for the case's name, which is never more than one part of a path, such as
+            "{case}_img.nii.gz" or "{case}/anat/{case}_T1w.nii.gz".
+
+    Raises:
+        ConfigError: a pattern does not name the case, leaves the folder, or both are one.
+        VolumeError: the folder is absent, or no image matches.
+    """
+    place = Path(folder)
+    for text in (image, labels):
+        if CASE not in text:
+            raise ConfigError(f"the pattern '{text}' does not say where the case's name is", f"write {CASE} there")
+        if Path(text).is_absolute() or ".." in Path(text).parts:
+            raise ConfigError(f"the pattern '{text}' leads out of {place}", "patterns start from the folder")
+    if image == labels:
+        raise ConfigError(f"images and labels have one pattern '{image}'", "give --pattern IMAGE LABELS")
+    if not place.is_dir():
+        raise VolumeError(f"{place} is not a folder", "check the path")
+    image = Path(image).as_posix()
+    first, *others = [re.escape(part) for part in image.split(CASE)]
+    named = re.compile(f"{first}(?P<case>[^/]+)" + "(?P=case)".join(others))
+    matches = [named.fullmatch(path.relative_to(place).as_posix()) for path in sorted(place.glob(_wildcard(image)))]
+    found = {match["case"]: place / match[0] for match in matches if match and match["case"][0] != "."}
+    paths = {name: place / labels.replace(CASE, name) for name in found}
+    # "{case}.nii.gz" also matches the label maps of "{case}_seg.nii.gz".
+    maps = {paths[name] for name in found if paths[name].exists()}
+    cases = [Case(name, path, paths[name]) for name, path in found.items() if path not in maps]
+    if not cases:
+        raise VolumeError(f"no file below {place} matches '{image}'", "check the pattern and upper and lower case")
+    return cases
 
 
 def normalised(image: Volume, grid: Grid, config: NormalisationConfig) -> Volume:
@@ -118,6 +267,23 @@ def foreground_center(labels: Volume, values: Iterable[int]) -> tuple[float, ...
         raise VolumeError(f"{labels.name or 'the label map'} holds none of the labels {list(values)}")
     index = np.array([axis.mean() for axis in np.nonzero(inside)])[::-1]
     return tuple(labels.grid.transform_points(index, "world", "voxel").tolist())
+
+
+def _difference(image: Grid, labels: Grid) -> str:
+    """In what two grids differ most plainly."""
+    if image.shape != labels.shape:
+        size = " and ".join(" x ".join(str(n) for n in grid.size) for grid in (image, labels))
+        return f"of {size} voxels"
+    for what in ("spacing", "origin", "direction"):
+        first, second = (np.ravel(getattr(grid, what)) for grid in (image, labels))
+        if not np.allclose(first, second, rtol=0, atol=1e-3):
+            return f"with {what} " + " and ".join(",".join(f"{x:.6g}" for x in values) for values in (first, second))
+    return f"of {image} and {labels}"
+
+
+def _wildcard(pattern: str) -> str:
+    """A pattern as `glob` has it: the case is anything, the rest is meant literally."""
+    return "*".join(re.sub(r"([*?[])", r"[\1]", part) for part in pattern.split(CASE))
 
 
 def _first_column(path: Path) -> list[Path]:

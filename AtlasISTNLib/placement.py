@@ -14,6 +14,7 @@ from .configs import PlacementConfig
 from .datasets import normalised
 from .errors import ConfigError
 from .geometry import VOXEL, WORLD, Float, Grid
+from .grids import larger
 from .networks import ITN_MULTIPLE
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .volume import Volume
@@ -60,12 +61,6 @@ def place(
     if config.how == "auto" and with_itn and larger(image.grid, grid):
         return _found(bundle, image, report, cancel)
     return Placement(_at(grid, np.array(image.grid.center)), "center")
-
-
-def larger(image: Grid, grid: Grid) -> bool:
-    """Whether an image reaches further than a model grid along any of its directions, by more than a voxel of it."""
-    along = image.corners() @ np.array(grid.direction)
-    return bool((np.ptp(along, axis=0) > np.array(grid.extent) + np.array(grid.spacing)).any())
 
 
 def touching(labels: NDArray[np.integer], names: dict[int, str]) -> list[str]:

@@ -302,6 +302,10 @@ def test_output_that_is_there(refused, models, images, tmp_path):
         (["train", "--images", "i", "--labels", "l", "--output", "OUT", "--name", "n", "--epochs", "0"], "epochs"),
         (["train", "--images", "i", "--labels", "l", "--output", "OUT", "--name", "n", "--label", "0=x"], "VALUE=NAME"),
         (["train", "--images", "i", "--labels", "l", "--output", "OUT", "--name", "n", "--window", "40"], "--window"),
+        (["train", "--output", "OUT", "--name", "n"], "one folder, or images and labels"),
+        (["train", "--data", "nowhere", "--output", "OUT", "--name", "n"], "nowhere is not a folder"),
+        (["train", "--data", ".", "--output", "OUT", "--name", "n"], "no dataset.json"),
+        (["train", "--data", ".", "--output", "OUT", "--name", "n", "--pattern", "x", "{case}"], "'x'"),
     ],
 )
 def test_other_commands(refused, tmp_path, words, says):
@@ -315,10 +319,14 @@ def test_training_cases_that_do_not_fit(refused, images, tmp_path):
         folder.mkdir()
     words = ("train", "--images", folders[0], "--labels", folders[1], "--output", tmp_path / "out", "--name", "n")
     assert "no images" in refused(*words)
-    for name in ("a", "b"):
-        sitk.WriteImage(sitk.GetImageFromArray(np.zeros(SHAPE, np.uint8)), str(folders[1] / f"{name}.nrrd"))
-        (folders[0] / f"{name}.nii.gz").write_bytes((images / "good.nii.gz").read_bytes())
-    assert "no label but the background" in refused(*words)
+    for name, values in (("a", np.ones(SHAPE, np.uint8)), ("b", np.zeros(SHAPE, np.uint8))):
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(folders[1] / f"{name}.nrrd"))
+    image = sitk.ReadImage(str(images / "good.nii.gz"))
+    sitk.WriteImage(image, str(folders[0] / "a.nii.gz"))
+    sitk.WriteImage(image + 1, str(folders[0] / "b.nii.gz"))
+    line = refused(*words)
+    assert line.startswith("error: b: ")
+    assert "no label but the background" in line
     (folders[1] / "b.nrrd").unlink()
     assert "no label map for b" in refused(*words)
     assert not (tmp_path / "out").exists()

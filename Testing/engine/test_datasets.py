@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from AtlasISTNLib.datasets import (
     Case,
     cases_from_csv,
     cases_from_folders,
+    cases_from_pattern,
+    find_cases,
     foreground_center,
     normalised,
     soft_labels,
@@ -75,11 +78,27 @@ class TestPairs:
         with pytest.raises(VolumeError, match="does not exist"):
             cases_from_csv(tmp_path / "one.csv", tmp_path / "one.csv")[0].load()
 
-    def test_image_and_labels_must_lie_on_one_grid(self):
+    def test_images_of_one_name_are_told_apart_by_their_folders(self, tmp_path):
+        (tmp_path / "i.csv").write_text("img\nann/t1.nrrd\nbob/t1.nrrd\ncyd/flair.nrrd\n")
+        (tmp_path / "l.csv").write_text("seg\nann/s.nrrd\nbob/s.nrrd\ncyd/s.nrrd\n")
+        names = [case.name for case in cases_from_csv(tmp_path / "i.csv", tmp_path / "l.csv")]
+        assert names == ["ann_t1", "bob_t1", "flair"]
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"shape": (6, 7, 9)}, "8 x 7 x 6 and 9 x 7 x 6 voxels"),
+            ({"spacing": (1, 2, 1.6)}, "spacing 1,2,1.5 and 1,2,1.6"),
+            ({"origin": (0.5, 0, 0)}, "origin"),
+            ({"direction": np.diag([-1, 1, 1])}, "direction"),
+        ],
+    )
+    def test_image_and_labels_must_lie_on_one_grid(self, change, says):
         image = Volume.from_array(np.zeros(GRID.shape), GRID)
-        moved = Grid(GRID.shape, GRID.spacing, np.add(GRID.origin, 0.5), GRID.direction)
-        with pytest.raises(VolumeError, match=r"case 3.*different grids"):
-            Case("case 3", image, Volume.from_array(np.zeros(GRID.shape), moved)).load()
+        values = {"shape": GRID.shape, "spacing": GRID.spacing, "origin": GRID.origin, "direction": GRID.direction}
+        other = Grid(**{**values, **change})
+        with pytest.raises(VolumeError, match=rf"case 3: image and labels lie on different grids.*{says}"):
+            Case("case 3", image, Volume.from_array(np.zeros(other.shape), other)).load()
 
     def test_letter_b_of_the_released_code(self, shared_data):
         folder = shared_data / "letter-b"
@@ -90,6 +109,184 @@ class TestPairs:
         image, labels = cases[0].load()
         assert image.grid.shape == labels.grid.shape == (128, 128)
         assert set(np.unique(labels.array)) == {0, 255}
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+class TestPatterns:
+    @pytest.mark.parametrize(
+        ("image", "labels", "files"),
+        [
+            (
+                "{case}_img.nii.gz",
+                "{case}_seg.nii.gz",
+                ("a_img.nii.gz", "a_seg.nii.gz", "b_img.nii.gz", "b_seg.nii.gz"),
+            ),
+            ("{case}.nrrd", "{case}_seg.nrrd", ("a.nrrd", "a_seg.nrrd", "b.nrrd", "b_seg.nrrd")),
+            ("{case}_img.nrrd", "{case}.nrrd", ("a.nrrd", "a_img.nrrd", "b.nrrd", "b_img.nrrd")),
+            ("{case}/t1.mha", "{case}/seg.mha", ("a/t1.mha", "a/seg.mha", "a/t2.mha", "b/t1.mha", "b/seg.mha")),
+            ("{case}/anat/{case}_x.nii", "seg/{case}.nii", ("a/anat/a_x.nii", "b/anat/b_x.nii", "c/anat/d_x.nii")),
+            ("ct[1]/{case}.nii", "s/{case}.nii", ("ct[1]/a.nii", "ct[1]/b.nii", "ct1/z.nii", "s/a.nii")),
+        ],
+    )
+    def test_cases_and_their_files(self, tmp_path, image, labels, files):
+        touched(tmp_path, *files, ".hidden/t1.mha", "._z_img.nii.gz", "notes.txt")
+        cases = cases_from_pattern(tmp_path, image, labels)
+        assert [case.name for case in cases] == ["a", "b"]
+        for case in cases:
+            assert case.image == tmp_path / image.replace("{case}", case.name)
+            assert case.labels == tmp_path / labels.replace("{case}", case.name)
+
+    @pytest.mark.parametrize(
+        ("image", "labels", "says"),
+        [
+            ("img.nii.gz", "{case}.nii.gz", "does not say where"),
+            ("{case}.nii", "{case}.nii", "one pattern"),
+            ("../{case}.nii", "{case}_seg.nii", "leads out"),
+            ("{case}.nii", "/{case}_seg.nii", "leads out"),
+        ],
+    )
+    def test_impossible_patterns(self, tmp_path, image, labels, says):
+        with pytest.raises(ConfigError, match=says):
+            cases_from_pattern(touched(tmp_path, "a.nii", "a_seg.nii"), image, labels)
+
+    def test_nothing_matches(self, tmp_path):
+        with pytest.raises(VolumeError, match=r"no file below .* matches '\{case\}_ct.nii'"):
+            cases_from_pattern(touched(tmp_path, "a.nii"), "{case}_ct.nii", "{case}_seg.nii")
+        with pytest.raises(VolumeError, match="not a folder"):
+            cases_from_pattern(tmp_path / "none", "{case}_ct.nii", "{case}_seg.nii")
+
+
+V1 = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "tumour"}}
+V2 = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}, "file_ending": ".nii.gz"}
+RAW_FILES = ("imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+
+
+def a_raw_folder(folder: Path, description: object, files: tuple[str, ...] = RAW_FILES) -> Path:
+    (folder / "dataset.json").write_text(description if isinstance(description, str) else json.dumps(description))
+    return touched(folder, *files)
+
+
+class TestRawFolders:
+    @pytest.mark.parametrize("description", [V1, V2, {**V2, "labels": {"liver": 1, "tumour": 2}}])
+    def test_both_versions(self, tmp_path, description):
+        data = find_cases(a_raw_folder(tmp_path, description, (*RAW_FILES, "imagesTr/._a_0000.nii.gz")))
+        assert dict(data.names) == {1: "liver", 2: "tumour"}
+        assert [(c.name, c.image.name, c.labels.parent.name) for c in data.cases] == [
+            ("a", "a_0000.nii.gz", "labelsTr"),
+            ("b", "b_0000.nii.gz", "labelsTr"),
+        ]
+        assert str(tmp_path) in data.source
+
+    def test_names_that_are_numbers(self, tmp_path):
+        data = find_cases(a_raw_folder(tmp_path, {**V2, "labels": {"background": 0, "1": 1, "2": 2}}))
+        assert dict(data.names) == {1: "1", 2: "2"}
+
+    def test_decathlon(self, tmp_path):
+        files = ("imagesTr/liver_0001.nii.gz", "imagesTr/liver_0002.nii.gz")
+        data = find_cases(
+            a_raw_folder(tmp_path, V1, (*files, "labelsTr/liver_0001.nii.gz", "labelsTr/liver_0002.nii.gz"))
+        )
+        assert [(case.name, case.image.name) for case in data.cases] == [
+            ("liver_0001", "liver_0001.nii.gz"),
+            ("liver_0002", "liver_0002.nii.gz"),
+        ]
+
+    def test_listed_files(self, tmp_path):
+        listed = {"x": {"images": ["../i/x.nrrd"], "label": "/abs/x.nrrd"}}
+        (case,) = find_cases(a_raw_folder(tmp_path, {**V2, "dataset": listed})).cases
+        assert (case.name, case.labels) == ("x", Path("/abs/x.nrrd"))
+        assert case.image.resolve() == (tmp_path / "../i/x.nrrd").resolve()
+
+    def test_files_that_partners_call_for(self, tmp_path):
+        files = ("imagesTr/a_0000.nii.gz", "labelsTr/b.nii.gz")
+        cases = find_cases(a_raw_folder(tmp_path, V2, files)).cases
+        assert [case.image.exists() for case in cases] == [True, False]
+        assert [case.labels.exists() for case in cases] == [False, True]
+        with pytest.raises(VolumeError, match=r"b_0000.nii.gz does not exist"):
+            cases[1].load()
+
+    def test_one_of_several_channels(self, tmp_path):
+        channels = {"channel_names": {"0": "T1", "1": "FLAIR"}}
+        more = ("imagesTr/a_0001.nii.gz", "imagesTr/b_0001.nii.gz")
+        folder = a_raw_folder(tmp_path, {**V2, **channels}, (*RAW_FILES, *more))
+        with pytest.raises(ConfigError, match=r"2 input channels \(0 T1, 1 FLAIR\)") as raised:
+            find_cases(folder)
+        assert "--channel" in raised.value.hint
+        assert [case.image.name for case in find_cases(folder, channel=1).cases] == ["a_0001.nii.gz", "b_0001.nii.gz"]
+        with pytest.raises(ConfigError, match="no channel 2"):
+            find_cases(folder, channel=2)
+
+    @pytest.mark.parametrize(
+        ("description", "says"),
+        [
+            ("{labels", "cannot be read"),
+            ("[1]", "not a description"),
+            ({"channel_names": {"0": "CT"}}, "names no labels"),
+            ({**V2, "labels": {"background": 0}}, "no label but the background"),
+            ({**V2, "labels": {"background": 0, "whole": [1, 2], "core": 2}}, r"regions of several values \(whole\)"),
+            ({**V2, "labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignore label"),
+            ({**V2, "labels": {"background": 0, "liver": 1.5}}, "value 1.5"),
+            ({**V2, "labels": {"liver": 1, "tumour": 1}}, "both 'liver' and 'tumour'"),
+            ({**V2, "file_ending": ".mha"}, "no .mha images"),
+            ({**V2, "file_ending": 3}, "file ending"),
+            ({**V2, "channel_names": ["CT"]}, "channels"),
+            ({**V2, "dataset": {"x": {"images": []}}}, 'list "dataset"'),
+        ],
+    )
+    def test_descriptions_that_cannot_be_trained(self, tmp_path, description, says):
+        with pytest.raises(VolumeError, match=says) as raised:
+            find_cases(a_raw_folder(tmp_path, description))
+        assert raised.value.hint
+
+    def test_without_its_folders(self, tmp_path):
+        with pytest.raises(VolumeError, match="no folder labelsTr"):
+            find_cases(a_raw_folder(tmp_path, V2, ("imagesTr/a_0000.nii.gz",)))
+
+
+class TestFindCases:
+    def test_each_way(self, tmp_path):
+        for name in ("a", "b"):
+            a_pair(tmp_path, name)
+        for stem in ("images", "labels"):
+            (tmp_path / f"{stem}.csv").write_text(f"path\n{stem}/a.nrrd\n{stem}/b.nrrd\n")
+        ways = (
+            find_cases(images=tmp_path / "images", labels=tmp_path / "labels"),
+            find_cases(images=tmp_path / "images.csv", labels=tmp_path / "labels.csv"),
+            find_cases(tmp_path, pattern=("images/{case}.nrrd", "labels/{case}.nrrd")),
+        )
+        for data in ways:
+            assert data.cases == ways[0].cases
+            assert dict(data.names) == {}
+        assert len({data.source for data in ways}) == 3
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {},
+            {"folder": ".", "images": "i", "labels": "l"},
+            {"images": "i"},
+            {"images": "i", "labels": "l", "pattern": ("{case}", "{case}_seg")},
+            {"images": "i", "labels": "l", "channel": 0},
+            {"folder": ".", "pattern": ("{case}", "{case}_seg"), "channel": 0},
+        ],
+    )
+    def test_what_makes_no_sense_together(self, given):
+        with pytest.raises(ConfigError) as raised:
+            find_cases(**given)
+        assert "--" in raised.value.hint
+
+    def test_a_folder_that_says_nothing(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"no dataset\.json") as raised:
+            find_cases(tmp_path)
+        assert "--pattern" in raised.value.hint
+        with pytest.raises(VolumeError, match="not a folder"):
+            find_cases(tmp_path / "none")
 
 
 class TestNormalised:

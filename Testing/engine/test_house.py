@@ -22,8 +22,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "configs", "resources"),
     (
         *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding", "views"),
-        *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms", "datasets"),
-        *("splits", "prepared"),
+        *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms"),
+        *("nnunet", "datasets", "splits", "prepared", "grids", "dataset_checks"),
     ),
     ("distributed", "warp", "networks", "losses"),
     ("model", "bundle", "reference"),
