@@ -22,8 +22,6 @@ from .volume import checked_image, checked_labels
 
 #: More values than this are not a label map but an image.
 MOST_LABELS = 256
-#: Names of cases, and values, that one sentence lists.
-MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,7 @@ class _Findings:
 
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    unnamed: dict[int, list[str]] = field(default_factory=dict)  # names of cases by label values that have no name
 
     def problem(self, message: str, hint: str, case: str = "") -> None:
         named = not case or message.startswith((f"{case}:", f"{case} "))
@@ -133,6 +132,7 @@ def check_cases(
     for group in same.values():
         if len(set(group)) > 1:  # under one name they were named already
             found.problem(f"the images of {listed(group)} are identical", "leave all but one of them out")
+    _check_unnamed(found)
     _check_dimensions(extents, found)
     values = sorted(names or frozenset().union(*(extent.values for extent in extents)))
     table = {value: names.get(value, f"label {value}") for value in values}
@@ -165,11 +165,10 @@ def _check_labels(
         if len(values) > MOST_LABELS:
             raise VolumeError(f"the label map has {len(values)} values", "is it an image, or are the two switched?")
         others = [value for value in values if value not in table] if table and not ignore_others else []
-        if others:
-            raise VolumeError(
-                f"the label map holds {listed(others)} without a name",
-                "name all labels, or take the others for background with --ignore-other-labels",
-            )
+        for value in others:
+            found.unnamed.setdefault(value, []).append(case.name)
+        if len(others) == len(values) > 0:
+            return grid, None  # empty but for what was noted
         if values and values[0] < 0 and not table:
             raise VolumeError(f"the label map holds {values[0]}", "label values are 1 or more")
         return grid, Extent.of(labels, case.name, table)
@@ -191,6 +190,16 @@ def _check_image(case: Case, labels: Grid | None, found: _Findings) -> bytes:
     digest = hashlib.blake2b(repr((image.grid.size, image.array.dtype.str)).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image.array).data)
     return digest.digest()
+
+
+def _check_unnamed(found: _Findings) -> None:
+    if not found.unnamed:
+        return
+    where = [f"{value} (in {listed(cases, 3)})" for value, cases in sorted(found.unnamed.items())]
+    found.problem(
+        f"label values without a name: {listed(where)}",
+        "name all of them, or take them for background with --ignore-other-labels (ignore_others=True)",
+    )
 
 
 def _check_dimensions(extents: Sequence[Extent], found: _Findings) -> None:
@@ -231,7 +240,7 @@ def _check_split(count: int, config: TrainConfig, found: _Findings) -> None:
         found.note(f"with only {count} cases none is held out to watch the training", "use --folds to hold some out")
 
 
-def listed(items: Sequence[object]) -> str:
+def listed(items: Sequence[object], most: int = 8) -> str:
     """The first few of many in words."""
-    more = f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else ""
-    return ", ".join(str(item) for item in items[:MOST_LISTED]) + more
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(str(item) for item in items[:most]) + more

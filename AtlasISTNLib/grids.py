@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .datasets import slice_counts
 from .errors import ConfigError, VolumeError
 from .geometry import VOXEL, WORLD, Float, Grid
 from .volume import Volume, checked_labels, flattened
@@ -57,12 +58,10 @@ class Extent:
             what = f"none of the labels {sorted(wanted)}" if wanted else "no label but the background"
             raise VolumeError(f"{name}: its label map holds {what}", "leave the case out or correct its labels")
         found = frozenset(label_values(codes)) - {0}
-        # Voxels of each slice across each axis: enough for box and centroid, and small.
-        d = codes.ndim
-        counts = [inside.sum(axis=tuple(j for j in range(d) if j != axis)) for axis in reversed(range(d))]
+        counts = slice_counts(inside)
         present = [np.flatnonzero(count) for count in counts]
         ends = np.array([(index[0] - 0.5, index[-1] + 0.5) for index in present])
-        corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, d)
+        corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, len(counts))
         world = labels.grid.transform_points(corners, WORLD, VOXEL)
         middle = [float(np.arange(len(count)) @ count / count.sum()) for count in counts]
         center = labels.grid.transform_points(middle, WORLD, VOXEL)

@@ -135,7 +135,7 @@ def an_image_for_labels(data: Folder) -> None:
     [
         (damaged, [("ann", "cannot be read"), ("bob", "cannot be read"), ("cyd", "does not exist")]),
         (other_grid, [("bob", "different grids, with origin"), ("cyd", "20 x 24 and 20 x 23 voxels")]),
-        (unnamed, [("bob", "holds 9 without a name")]),
+        (unnamed, [("", "label values without a name: 9 (in bob)")]),
         (nowhere, [("", "label 2 (spot) is in none of the cases")]),
         (one_image_twice, [("", "images of ann, cyd are identical")]),
         (two_dimensions, [("", "cyd are 3D among 2D cases")]),
@@ -178,7 +178,7 @@ def test_events_of_a_check(run, a_folder):
     code, out, _ = run("train", *a_folder.words, "--check", "--events", "jsonl")
     events = [json.loads(line) for line in out.splitlines()]
     errors = [event for event in events if event["event"] == "error"]
-    assert [event["image"] for event in errors] == ["ann", "bob", None]
+    assert [event["image"] for event in errors] == ["ann", None, None]
     assert (code, events[-1]["exit_code"]) == (2, 2)
 
 
@@ -242,6 +242,15 @@ def test_values_without_a_name_can_be_background():
     assert check.good
     assert dict(check.names) == {2: "spot"}
     assert all(extent.values == {2} for extent in check.extents)
+
+
+def test_values_without_a_name_are_one_problem_of_all_cases():
+    check = checked(some_cases(5), {2: "spot"}, validation=0.0)
+    (problem,) = check.problems
+    assert problem.message == "label values without a name: 1 (in case 0, case 1, case 2 and 2 more)"
+    assert dict(check.counts) == {2: 5}
+    nothing_else = checked(some_cases(3), {7: "other"}).problems
+    assert [p.message[:27] for p in nothing_else] == ["label values without a name"]
 
 
 def test_negative_values_are_no_labels():
