@@ -85,6 +85,10 @@ def _command(name: str) -> Callable[[Namespace, Console, Cancel], int]:
         from .training_command import run_train
 
         return run_train
+    if name == "experiment":
+        from .experiment_command import run_experiment
+
+        return run_experiment
     from . import commands
 
     return {

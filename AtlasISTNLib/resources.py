@@ -1,10 +1,10 @@
-"""Where the files that come with AtlasISTN are: trained models and sample volumes."""
+"""Where the files that come with AtlasISTN are: trained models, sample volumes and experiments."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["models_folder", "samples_folder"]
+__all__ = ["experiments_folder", "models_folder", "samples_folder"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -20,6 +20,11 @@ def models_folder() -> Path:
 def samples_folder() -> Path:
     """Folder of the sample volumes. It need not exist: a build may come without samples."""
     return _resources() / "Samples"
+
+
+def experiments_folder() -> Path:
+    """Folder of the experiments, one JSON file each. It need not exist: a build may come without experiments."""
+    return _resources() / "Experiments"
 
 
 def _resources() -> Path:

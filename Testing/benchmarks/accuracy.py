@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from AtlasISTNLib import Bundle, RefineConfig, Result, Scores, Volume, evaluate, load_bundle, refine, segment
+from AtlasISTNLib import Bundle, RefineConfig, Result, Scores, evaluate, load_bundle, refine, segment
 from AtlasISTNLib.datasets import Case, cases_from_csv, cases_from_folders
-from AtlasISTNLib.folding import folding
-from AtlasISTNLib.geometry import VOXEL, WORLD
+from AtlasISTNLib.experiment_scores import atlas_on_its_grid, folded_percent
 from AtlasISTNLib.phantoms import HeartArtefacts, heart
 from AtlasISTNLib.topology import topology
 
@@ -47,7 +46,7 @@ def main() -> None:
             done = refined()
             seconds.setdefault(name, []).append(time.perf_counter() - start)
             rows.setdefault(name, []).append(evaluate(done.labels, labels))
-            folds.setdefault(name, []).append(folded_percent(done))
+            folds.setdefault(name, []).append(folded_percent(done.correspondence))
     head = f"{'':>28} {'Dice':>8} {'ASSD':>8} {'HD95':>8} {'HD':>8} {'topology':>10} {'folded %':>9} {'seconds':>8}\n"
     sys.stdout.write(f"{bundle.about.name}, {len(rows['ITN'])} cases, mm\n{head}")
     for name, scores in rows.items():
@@ -79,22 +78,6 @@ def cases(options: argparse.Namespace, bundle: Bundle) -> Iterator[Case]:
     for case in read(options.images, options.labels):
         if not options.held_out or case.name in held_out:
             yield case
-
-
-def atlas_on_its_grid(bundle: Bundle) -> Volume:
-    """The atlas as a label map."""
-    values = np.array([label.value for label in bundle.labels])
-    return Volume.from_array(values[bundle.atlas_labels.array.argmax(axis=0)].astype(np.int32), bundle.grid, "atlas")
-
-
-def folded_percent(result: Result) -> float:
-    """Non-diffeomorphic volume of the map that brings the atlas onto the image, % of the model grid."""
-    correspondence = result.correspondence
-    points = correspondence.atlas_from_image(correspondence.image_grid.points(WORLD))
-    points = correspondence.atlas_grid.transform_points(points, VOXEL, WORLD)
-    if correspondence.image_grid.ndim == 3 and correspondence.image_grid.shape[0] == 1:
-        points = points[0, ..., :2]
-    return float(folding(points).percent)
 
 
 def _finite(values: Iterator[float]) -> list[float]:

@@ -19,11 +19,12 @@ MODULE = REPOSITORY / "AtlasISTN"
 
 # A room imports only rooms on lower floors, or earlier on its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress", "configs", "resources"),
+    ("errors", "progress", "configs", "strict_json", "resources"),
     (
         *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms"),
         *("nnunet", "datasets", "splits", "prepared", "grids", "dataset_checks"),
+        *("significance", "experiment_data"),
     ),
     ("distributed", "warp", "networks", "losses"),
     ("model", "bundle", "reference"),
@@ -31,7 +32,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         *("panels", "tables", "picture", "report", "outputs", "worker"),
         *("atlas_pictures", "tracking"),
-        *("terminal", "arguments", "batch", "demo", "commands", "training_command", "cli"),
+        *("experiments", "experiment_reading", "experiment_scores", "experiment_runs", "experiment_tables"),
+        *("experiment_drawing", "experiment_figures"),
+        *("terminal", "arguments", "batch", "demo", "commands", "training_command", "experiment_command", "cli"),
     ),
     ("__init__", "__main__"),
 )
@@ -45,7 +48,14 @@ PACKAGES: tuple[set[str], ...] = (
     set(),
     set(),
 )
-ROOM_PACKAGES = {"panels": {"matplotlib"}, "picture": {"matplotlib"}, "report": {"matplotlib"}, "terminal": {"tqdm"}}
+ROOM_PACKAGES = {
+    "panels": {"matplotlib"},
+    "picture": {"matplotlib"},
+    "report": {"matplotlib"},
+    "terminal": {"tqdm"},
+    "experiment_drawing": {"matplotlib"},
+    "experiment_figures": {"matplotlib"},
+}
 HOST_FLOORS = 2  # the panel knows the floors 0 and 1: it opens before torch is installed
 
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
@@ -304,8 +314,9 @@ def test_panel_rooms_open_without_torch() -> None:
 
 
 def test_bundled_files_lie_in_the_repository() -> None:
-    from AtlasISTNLib.resources import models_folder, samples_folder
+    from AtlasISTNLib.resources import experiments_folder, models_folder, samples_folder
 
+    assert experiments_folder() == REPOSITORY / "Resources" / "Experiments"
     assert models_folder() == REPOSITORY / "Resources" / "Models"
     assert samples_folder() == REPOSITORY / "Resources" / "Samples"
 
