@@ -24,16 +24,24 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms"),
         *("nnunet", "datasets", "splits", "prepared", "grids", "dataset_checks"),
-        *("significance", "experiment_data"),
+        "experiment_data",
     ),
     ("distributed", "warp", "networks", "losses"),
     ("model", "bundle", "reference"),
     ("placement", "result", "segmentation", "checkpoint", "augmentation", "objective", "training"),
     (
         *("panels", "tables", "picture", "report", "outputs", "worker"),
-        *("atlas_pictures", "tracking"),
-        *("experiments", "experiment_reading", "experiment_scores", "experiment_runs", "experiment_tables"),
+        *(
+            "significance",
+            "experiments",
+            "experiment_reading",
+            "experiment_scores",
+            "experiment_runs",
+            "experiment_tables",
+        ),
         *("experiment_drawing", "experiment_figures"),
+        *("atlas_pictures", "tracking", "document", "case_scores", "score_tables"),
+        *("training_figures", "training_document", "training_report"),
         *("terminal", "arguments", "batch", "demo", "commands", "training_command", "experiment_command", "cli"),
     ),
     ("__init__", "__main__"),
@@ -55,6 +63,7 @@ ROOM_PACKAGES = {
     "terminal": {"tqdm"},
     "experiment_drawing": {"matplotlib"},
     "experiment_figures": {"matplotlib"},
+    "training_figures": {"matplotlib"},
 }
 HOST_FLOORS = 2  # the panel knows the floors 0 and 1: it opens before torch is installed
 
