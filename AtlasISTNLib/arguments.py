@@ -84,6 +84,8 @@ TRAIN_HELP = {
     "intensity": "augmentation: largest relative change of contrast and brightness",
     "noise": "augmentation: largest standard deviation of added noise, in normalised units",
     "blur": "augmentation: largest σ in voxels of a blur",
+    "bias": "augmentation: largest standard deviation of a smooth field added to the image, in normalised units",
+    "prediction_noise": "augmentation: largest standard deviation of a smooth field added to what the STN sees",
     "validation": "share of the cases held out to watch the training",
     "folds": "folds of a cross-validation; 0 holds the share of --validation out instead",
     "fold": "which fold is held out, from 0; one training for each of them makes the cross-validation",

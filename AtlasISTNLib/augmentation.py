@@ -22,6 +22,8 @@ from .warp import apply_matrix, cropped, identity, invert_matrix, metric_affine,
 
 #: Control points of the elastic deformation between the grid's ends, along each axis.
 _INTERVALS = 4
+#: Voxels between the control points of smooth random fields; each field draws one of them.
+_WAVELENGTHS = (3, 6, 12)
 #: Below 0.48 of the control points' distance a cubic B-spline deformation cannot fold (Choi & Lee 2000).
 _LARGEST_DISPLACEMENT = 0.4
 
@@ -36,6 +38,7 @@ class _Draws:
     brightness: float
     noise: float
     blur: float
+    bias: float
     seed: int
 
 
@@ -52,7 +55,7 @@ def batch_of(
         Images (N, 1, *shape) and soft labels (N, K, *shape).
     """
     moved = bool(config.rotation or config.translation or config.scale or config.elastic)
-    if not (moved or config.intensity or config.noise or config.blur):
+    if not (moved or config.intensity or config.noise or config.blur or config.bias):
         return on_grid(data, index, device)
     draws = [_drawn(config, grid, epoch, int(i)) for i in index]
     if moved:
@@ -64,6 +67,28 @@ def batch_of(
     return _intensities(image, draws, config), labels
 
 
+def prediction_noise(
+    index: Tensor, channels: int, grid: Grid, config: TrainConfig, epoch: int, device: torch.device
+) -> Tensor | None:
+    """What is added to the predictions of some cases before the STN sees them: (N, channels, *shape), or None."""
+    if not config.prediction_noise:
+        return None
+    fields = []
+    for case in index.tolist():
+        draw = torch.Generator().manual_seed(_seed(config, epoch, case) ^ 0xF1E1D)
+        level = float(torch.rand(1, generator=draw)) * config.prediction_noise
+        fields.append(level * _smooth_field(channels, grid.shape, draw))
+    return torch.stack(fields).to(device)
+
+
+def _smooth_field(channels: int, shape: Sequence[int], draw: torch.Generator) -> Tensor:
+    """A random field (channels, *shape) of about unit variance, smooth over a wavelength that is drawn, too."""
+    step = _WAVELENGTHS[int(torch.randint(len(_WAVELENGTHS), (1,), generator=draw))]
+    coarse = torch.randn((1, channels, *(n // step + 2 for n in shape)), generator=draw)
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    return F.interpolate(coarse, size=tuple(shape), mode=mode, align_corners=True)[0]
+
+
 def on_grid(data: Prepared, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images and labels of some cases on the model grid, as they are."""
     shape = [n - 2 * data.margin for n in data.images.shape[2:]]
@@ -73,9 +98,8 @@ def on_grid(data: Prepared, index: Tensor, device: torch.device) -> tuple[Tensor
 
 
 def _drawn(config: TrainConfig, grid: Grid, epoch: int, case: int) -> _Draws:
-    # Large odd factors keep neighbouring seeds, epochs and cases apart.
-    seed = (config.seed * 1_000_003 + epoch) * 1_000_003 + case
-    draw = torch.Generator().manual_seed(seed % 2**63)
+    seed = _seed(config, epoch, case)
+    draw = torch.Generator().manual_seed(seed)
     d = grid.ndim
     uniform = 2 * torch.rand(2 * d + (1 if d == 2 else 3), generator=draw) - 1
     half = torch.tensor(half_extent(grid))
@@ -87,7 +111,7 @@ def _drawn(config: TrainConfig, grid: Grid, epoch: int, case: int) -> _Draws:
         ]
     )
     control = 2 * torch.rand((d,) + (_INTERVALS + 3,) * d, generator=draw) - 1
-    choice = torch.rand(6, generator=draw).tolist()
+    choice = torch.rand(7, generator=draw).tolist()
     return _Draws(
         affine=affine,
         control=control if config.elastic and choice[0] < 0.5 else torch.zeros_like(control),
@@ -95,8 +119,14 @@ def _drawn(config: TrainConfig, grid: Grid, epoch: int, case: int) -> _Draws:
         brightness=(2 * choice[2] - 1) * config.intensity,
         noise=choice[3] * config.noise,
         blur=choice[5] * config.blur if choice[4] < 0.5 else 0.0,
-        seed=seed % 2**63,
+        bias=choice[6] * config.bias,
+        seed=seed,
     )
+
+
+def _seed(config: TrainConfig, epoch: int, case: int) -> int:
+    # Large odd factors keep neighbouring seeds, epochs and cases apart.
+    return ((config.seed * 1_000_003 + epoch) * 1_000_003 + case) % 2**63
 
 
 def _points(draws: Sequence[_Draws], margin: int, grid: Grid, config: TrainConfig) -> Tensor:
@@ -137,6 +167,9 @@ def _intensities(image: Tensor, draws: Sequence[_Draws], config: TrainConfig) ->
     for one, draw in zip(image, draws, strict=True):
         if draw.blur > 0.1:  # below it a kernel is one voxel
             one = _blurred(one, draw.blur)
+        if draw.bias:
+            field = _smooth_field(1, one.shape[1:], torch.Generator().manual_seed(draw.seed ^ 0xB1A5))
+            one = one + draw.bias * field.to(one.device)
         if config.intensity:
             one = one * draw.contrast + draw.brightness
         if draw.noise:
@@ -159,4 +192,4 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     return image
 
 
-__all__ = ["batch_of", "on_grid"]
+__all__ = ["batch_of", "on_grid", "prediction_noise"]

@@ -215,6 +215,9 @@ class TrainConfig:
         intensity: augmentation, largest relative change of contrast and of brightness (in normalised units).
         noise: augmentation, largest standard deviation of added noise, in normalised units.
         blur: augmentation, largest σ in voxels of a blur, for half of the cases.
+        bias: augmentation, largest standard deviation of a smooth random field added to the image, in normalised units.
+        prediction_noise: augmentation, largest standard deviation of a smooth random field added to the prediction on
+            its way to the STN, so that one pass does not depend on every detail of it.
         validation: share of the cases held out to watch the training.
         folds: number of cross-validation folds; 0 holds `validation` of the cases out instead.
         fold: which of the folds is held out, from 0.
@@ -245,6 +248,8 @@ class TrainConfig:
     intensity: float = 0.0
     noise: float = 0.0
     blur: float = 0.0
+    bias: float = 0.0
+    prediction_noise: float = 0.0
     validation: float = 0.1
     folds: int = 0
     fold: int = 0
@@ -265,7 +270,7 @@ class TrainConfig:
         _positive("learning_rate", self.learning_rate)
         for name in ("strength", "segmentation_weight", "label_blur", "rotation", "translation", "scale", "elastic"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("intensity", "noise", "blur"):
+        for name in ("intensity", "noise", "blur", "bias", "prediction_noise"):
             _at_least(name, getattr(self, name), 0)
         for name, most in (("rotation", 85), ("scale", 0.5)):  # what `warp.metric_affine` can reach, with room
             if getattr(self, name) > most:

@@ -25,7 +25,13 @@ from .warp import Transformation, sample
 
 
 def joint_loss(
-    model: AtlasISTN, image: Tensor, labels: Tensor, omega: float, strength: float, config: TrainConfig
+    model: AtlasISTN,
+    image: Tensor,
+    labels: Tensor,
+    omega: float,
+    strength: float,
+    config: TrainConfig,
+    disturbance: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of a batch and its terms by name: "segmentation", "a2s", "s2a", "reg".
 
@@ -35,10 +41,11 @@ def joint_loss(
         omega: ω of this epoch.
         strength: λ on this grid.
         config: gives the part that is trained, L_s with its weight, and whether the networks are coupled.
+        disturbance: (N, K−1, *shape), added to the foreground of the prediction that the STN sees, and to nothing else.
     """
     zero = torch.zeros((), device=image.device)
     terms = {"segmentation": zero, "a2s": zero, "s2a": zero, "reg": zero}
-    prediction, warp = _outputs(model, image, config)
+    prediction, warp = _outputs(model, image, config, disturbance)
     if model.config.stn_input == "prediction":
         distance = label_distance if config.segmentation_loss == "mse" else cross_entropy_dice
         terms["segmentation"] = distance(prediction, labels)
@@ -55,7 +62,9 @@ def joint_loss(
     return config.segmentation_weight * terms["segmentation"] + omega * registration, terms
 
 
-def _outputs(model: AtlasISTN, image: Tensor, config: TrainConfig) -> tuple[Tensor, Transformation | None]:
+def _outputs(
+    model: AtlasISTN, image: Tensor, config: TrainConfig, disturbance: Tensor | None
+) -> tuple[Tensor, Transformation | None]:
     """Prediction and transformation; no transformation when only the ITN is trained."""
     # Convolutions alone run in lower precision: the warps' squarings would lose what they add up.
     half = torch.autocast(image.device.type, torch.bfloat16) if config.amp else contextlib.nullcontext()
@@ -66,6 +75,8 @@ def _outputs(model: AtlasISTN, image: Tensor, config: TrainConfig) -> tuple[Tens
         velocity = affine = None
         if config.part == "joint":
             seen = prediction if config.couple else prediction.detach()
+            if disturbance is not None and model.config.stn_input == "prediction":
+                seen = torch.cat([seen[:, :1], seen[:, 1:] + disturbance], dim=1)
             velocity, affine = model.stn(model.stn_input(seen, image))
     if config.part == "itn":
         return prediction.float(), None

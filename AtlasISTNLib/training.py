@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .augmentation import batch_of, on_grid
+from .augmentation import batch_of, on_grid, prediction_noise
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
 from .checkpoint import Progressed, resume, save_checkpoint
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, TrainConfig, as_dict
@@ -305,7 +305,8 @@ class _Training:
         if not len(own):
             return torch.zeros(5, device=self.group.device)
         image, labels = batch_of(self.data, own, self.grid, self.config, epoch, self.group.device)
-        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config)
+        noise = prediction_noise(own, labels.shape[1] - 1, self.grid, self.config, epoch, self.group.device)
+        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config, noise)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             return None
         (loss * (len(own) / len(batch))).backward()
