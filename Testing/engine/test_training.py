@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from AtlasISTNLib import training
 from AtlasISTNLib.bundle import About, Bundle, Label, half_extent, load_bundle, save_bundle
-from AtlasISTNLib.configs import DIRECTIONS, ModelConfig, NormalisationConfig, TrainConfig
+from AtlasISTNLib.configs import DIRECTIONS, ModelConfig, NormalisationConfig, RefineConfig, TrainConfig
 from AtlasISTNLib.datasets import Case
 from AtlasISTNLib.errors import BundleError, Cancelled, ConfigError, DivergenceError, VolumeError
 from AtlasISTNLib.geometry import WORLD, Grid
@@ -22,7 +22,7 @@ from AtlasISTNLib.objective import joint_loss
 from AtlasISTNLib.phantoms import letter_b
 from AtlasISTNLib.prepared import Prepared
 from AtlasISTNLib.prepared import prepare as prepare_in
-from AtlasISTNLib.segmentation import segment
+from AtlasISTNLib.segmentation import refine, segment
 from AtlasISTNLib.splits import split_cases
 from AtlasISTNLib.training import train
 
@@ -159,6 +159,87 @@ class TestAtlasUpdate:
         for name, old, mean in (("atlas_image", images, mean_image), ("atlas_labels", labels, mean_labels)):
             expected = 0.7 * old.mean(axis=0) + 0.3 * mean
             np.testing.assert_allclose(getattr(bundle.model, name), expected, atol=1e-4)
+
+
+class TestVariants:
+    """What a baseline or an ablation of the paper needs of a training."""
+
+    def test_the_itn_alone_leaves_stn_and_atlas(self, letters):
+        bundle, history = run(letters, replace(QUICK, part="itn", epochs=3))
+        assert history[-1]["segmentation"] < history[0]["segmentation"]
+        assert [history[-1][name] for name in ("a2s", "s2a", "reg")] == [0, 0, 0]
+        other, _ = run(letters, replace(QUICK, part="itn", epochs=1, eta=0.0))
+        for name, value in tensors_of(bundle).items():
+            assert np.array_equal(value, tensors_of(other)[name]) == (not name.startswith("itn.")), name
+        assert not np.array_equal(segment(bundle, letters[0].image).soft_prediction.array[1], 0)
+
+    def test_images_are_registered_without_an_itn(self, letters):
+        config = ModelConfig(labels=2, shape=GRID.shape, stn_input="image")
+        bundle, history = run(letters, replace(QUICK, epochs=4, eta=0.0), model_config=config)
+        assert history[-1]["segmentation"] == 0
+        assert history[-1]["a2s"] + history[-1]["s2a"] < history[0]["a2s"] + history[0]["s2a"]
+        result = segment(bundle, letters[0].image)
+        np.testing.assert_allclose(np.mean(result.prediction.array != result.labels.array), 0, atol=0.03)
+        with pytest.raises(ConfigError, match="predicts no labels"):
+            refine(bundle, result, RefineConfig(3))
+        with pytest.raises(ConfigError, match="no ITN to train alone"):
+            run(letters, replace(QUICK, part="itn"), model_config=config)
+
+    def test_without_the_segmentation_loss(self, letters):
+        _, history = run(letters, replace(QUICK, segmentation_weight=0.0, epochs=2))
+        for values in history:
+            assert values["loss"] == pytest.approx(values["a2s"] + values["s2a"] + 10 * values["reg"], rel=1e-5)
+
+    @pytest.mark.parametrize("without", ["affine", "nonrigid"])
+    def test_half_a_transformation(self, letters, without):
+        config = ModelConfig(labels=2, shape=GRID.shape, **{without: False})
+        bundle, history = run(letters, replace(QUICK, epochs=2), model_config=config)
+        assert history[1]["a2s"] + history[1]["s2a"] < history[0]["a2s"] + history[0]["s2a"]
+        assert segment(bundle, letters[0].image).labels.grid == letters[0].image.grid
+
+    def test_cross_entropy_gives_probabilities(self, letters):
+        bundle, history = run(letters, replace(QUICK, segmentation_loss="cross-entropy-dice", epochs=3))
+        assert bundle.config.itn_output == "softmax"
+        assert history[-1]["segmentation"] < history[0]["segmentation"]
+        soft = segment(bundle, letters[0].image).soft_prediction.array
+        np.testing.assert_allclose(soft.sum(axis=0), 1, atol=1e-5)
+        assert soft.min() >= 0
+        with pytest.raises(ConfigError, match="softmax"):
+            run(
+                letters,
+                replace(QUICK, segmentation_loss="cross-entropy-dice"),
+                model_config=ModelConfig(labels=2, shape=GRID.shape),
+            )
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_centring_moves_the_atlas_along_the_mean_velocity(self, letters, direction):
+        """The cases, re-registered to the moved atlas by φ with v − ηv̄, must land where they were."""
+        model_config = ModelConfig(labels=2, shape=GRID.shape, direction=direction, affine=False)
+        config = replace(QUICK, epochs=6, eta=0.5)
+        plain, _ = run(letters, config, model_config=model_config)
+        velocities = []
+        for case in letters:
+            velocities.append(segment(plain, case.image).state.velocity)
+        moved = float(torch.cat(velocities).mean(dim=0).abs().max())
+        centred, _ = run(letters, replace(config, center_atlas=True), model_config=model_config)
+        velocities = [segment(centred, case.image).state.velocity for case in letters]
+        assert float(torch.cat(velocities).mean(dim=0).abs().max()) < 0.8 * moved
+
+    def test_the_best_epoch_is_kept(self, letters, tmp_path):
+        config = replace(QUICK, epochs=5, validation=0.34, keep="best", learning_rate=2e-2, seed=1)
+        bundle, history = run(letters, config, checkpoint=tmp_path / "whole.ckpt")
+        scores = [entry["dice_itn"] + entry["dice_one_pass"] for entry in history]
+        best = int(np.argmax(scores)) + 1
+        assert bundle.training["best_epoch"] == best
+        assert_same_model(bundle, run(letters, replace(config, epochs=best, keep="last"))[0])
+        # It survives a stop after a later epoch.
+        run(letters, replace(config, epochs=4), checkpoint=tmp_path / "part.ckpt")
+        assert_same_model(run(letters, config, checkpoint=tmp_path / "part.ckpt")[0], bundle)
+
+    def test_patience(self, letters):
+        config = replace(QUICK, epochs=30, validation=0.34, patience=2, learning_rate=1e-9, eta=0.0)
+        _, history = run(letters, config)
+        assert len(history) == 3  # the first one stays the best
 
 
 class TestStoppingAndGoingOn:
