@@ -308,7 +308,7 @@ def _config(entry: Section, key: str, kind: type[_C], values: Mapping[str, Any])
         return from_dict(kind, values)
     except AtlasISTNError as error:
         raise ConfigError(f"{entry.at(key)}: {error.message}", error.hint) from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{entry.at(key)}: a value is of the wrong kind ({error})") from error
 
 

@@ -181,7 +181,7 @@ def _line(case: str, scores: LabelScores, folded: float, seconds: float, note: s
         case,
         scores.label,
         scores.name,
-        *(scores.dice, scores.assd, scores.hd95, scores.hd, scores.reference_asd),
+        *(float(scores.dice), scores.assd, scores.hd95, scores.hd, scores.reference_asd),
         *(scores.volume, scores.reference_volume),
         *(own.components, own.holes, own.tunnels),
         *(other.components, other.holes, other.tunnels),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 import numpy as np
-from scipy import stats
 
 from .errors import ConfigError
 
@@ -42,6 +41,8 @@ def wilcoxon(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
     Args:
         first, second: values by case.
     """
+    from scipy import stats  # takes a second, which listing an experiment need not
+
     cases = [case for case in first if isfinite(first[case]) and isfinite(second.get(case, nan))]
     # Values that went through a text file and back may differ in the last bit though they were one number.
     differences = np.array([first[case] - second[case] for case in cases]).round(12)
