@@ -245,7 +245,7 @@ _STYLE = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--back);color:var(--ink);font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue","Noto Sans","Liberation Sans",Arial,sans-serif;font-variant-numeric:tabular-nums}
-main{max-width:62rem;margin:0 auto;padding:2.5rem 1.25rem 3rem}
+main{max-width:66rem;margin:0 auto;padding:2.5rem 1.25rem 3rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .3rem;overflow-wrap:anywhere}
 h2{font-size:1.2rem;line-height:1.3;margin:2.75rem 0 .8rem;padding-bottom:.3rem;border-bottom:1px solid var(--rule)}
 p{margin:.5rem 0;max-width:44rem}
@@ -278,7 +278,9 @@ thead th{font-weight:600;vertical-align:bottom}
 thead tr:last-child th,thead th[rowspan]{border-bottom:1px solid var(--ink)}
 th[scope=colgroup]{text-align:center}
 tbody tr{border-bottom:1px solid var(--rule)}
-tbody th{white-space:normal;min-width:7rem}
+thead tr:first-child:not(:last-child) th{padding-bottom:.1rem}
+tbody th:first-child{white-space:normal;min-width:7rem;padding-left:1.25em;text-indent:-1.25em}
+.beside tbody th:first-child{padding-left:1.25em}
 tbody tr:last-child{border-bottom:1px solid var(--ink)}
 .best{font-weight:700}
 .odd{color:var(--warn)}
@@ -291,7 +293,8 @@ figcaption{margin-top:.4rem;max-width:44rem}
 footer{margin-top:3rem;padding-top:.6rem;border-top:1px solid var(--rule)}
 footer p{margin:.15rem 0}
 @media (max-width:34rem){main{padding:1.25rem 1rem 2rem}h1{font-size:1.5rem}
-dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}th,td{padding:.32rem .45rem}tbody th{min-width:6.5rem}}
+dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.6rem}th,td{padding:.32rem .45rem}
+tbody th:first-child{min-width:6.5rem}}
 @media print{@page{margin:16mm}body{font-size:10pt}main{max-width:none;padding:0}h2{break-after:avoid}
 figure,tr,.headline,.notes{break-inside:avoid}.table{overflow:visible}
 .beside{grid-template-columns:1fr 1fr;gap:1rem}.notes{print-color-adjust:exact;-webkit-print-color-adjust:exact}}

@@ -14,7 +14,7 @@ import torch
 from . import __version__
 from . import training_figures as figures
 from .bundle import Bundle
-from .case_scores import ONE_PASS, REFINED, STAGE_TITLES, CohortScores
+from .case_scores import ITN, ONE_PASS, REFINED, STAGE_TITLES, CohortScores
 from .configs import ModelConfig, NormalisationConfig, TrainConfig, as_dict, from_dict
 from .document import (
     Block,
@@ -37,6 +37,8 @@ from .training import Trained, best_epoch
 _FEW = 10
 #: Share of the epochs at the end of which a best score says that more of them would help.
 _LATE = 0.05
+#: Mean Dice by which the refined atlas falls behind the ITN before it is worth a word.
+_BEHIND = 0.02
 _METHOD = (
     "Method: Sinclair et al., Atlas-ISTN: Joint segmentation, registration and atlas construction with "
     "image-and-spatial transformer networks, Medical Image Analysis 78 (2022) 102383, doi:10.1016/j.media.2022.102383."
@@ -124,7 +126,19 @@ def _notes(trained: Trained, scores: CohortScores, remarks: Sequence[str]) -> li
     if scores.cancelled:
         notes.append(f"The scoring was stopped after {plural(len(scores.cases), 'case')}.")
     notes += [f"{name} could not be scored: {why}." for name, why in scores.failed.items()]
-    return notes + _case_notes(trained.bundle, scores)
+    return notes + _refinement_notes(scores) + _case_notes(trained.bundle, scores)
+
+
+def _refinement_notes(scores: CohortScores) -> list[str]:
+    if not {ITN, REFINED} <= set(scores.stages):
+        return []
+    itn, refined = (scores.spread(stage, "dice").mean for stage in (ITN, REFINED))
+    if not refined < itn - _BEHIND:
+        return []
+    return [
+        f"Refined, the atlas has a lower Dice than the ITN's prediction that it is fitted to ({refined:.3f} against "
+        f"{itn:.3f}): more epochs, more iterations or a lower strength λ* may bring it closer."
+    ]
 
 
 def _case_notes(bundle: Bundle, scores: CohortScores) -> list[str]:
@@ -190,7 +204,7 @@ def _facts(trained: Trained, scores: CohortScores) -> tuple[tuple[str, str], ...
 def _normalisation(config: NormalisationConfig) -> str:
     if config.kind == "window":
         low, high = config.center - config.width / 2, config.center + config.width / 2
-        return f"window from {low:g} to {high:g}, mapped to −1 to 1"
+        return f"window from {low:g} to {high:g}, mapped to −1 to 1".replace("-", "−")
     return {"z-score": "z-scores of each image", "none": "as they are"}[config.kind]
 
 
@@ -222,28 +236,28 @@ def _value(value: Any) -> str:
 def _course(trained: Trained) -> tuple[Block, ...]:
     history, config = trained.history, _config(trained.bundle)
     strength = config.strength_on(trained.bundle.grid.shape)
-    pairs = [figures.losses(history, config, strength, theme) for theme in figures.THEMES]
+    right = []
+    if any("dice_itn" in entry or "dice_one_pass" in entry for entry in history):
+        drawn = [figures.dice_curves(history, trained.best_epoch, theme) for theme in figures.THEMES]
+        text = "Mean Dice over the structures of the held-out cases, on the model grid and without refinement."
+        right.append(Picture("dice", "Validation Dice by epoch", text, *drawn))
+    rates = [sorted({entry[name] for entry in history if name in entry}) for name in ("omega", "learning_rate")]
+    change = any(len(values) > 1 for values in rates)
+    if change:
+        drawn = [figures.schedules(history, theme) for theme in figures.THEMES]
+        text = "Weight ω of the registration terms, and the learning rate."
+        right.append(Picture("schedule", "ω and learning rate by epoch", text, *drawn))
     loss = Picture(
         "loss",
         "Training loss and its terms by epoch",
         "Loss of the training cases and its terms, each with its weight, so that they add up to the total. Mean of "
-        "each epoch; logarithmic axis.",
-        *pairs,
+        "each epoch; logarithmic axis; terms of less than a ten-thousandth are left out.",
+        *(figures.losses(history, config, strength, theme, len(right) > 1) for theme in figures.THEMES),
     )
-    right = []
-    if any("dice_itn" in entry or "dice_one_pass" in entry for entry in history):
-        pairs = [figures.dice_curves(history, trained.best_epoch, theme) for theme in figures.THEMES]
-        text = "Mean Dice over the structures of the held-out cases, on the model grid and without refinement."
-        right.append(Picture("dice", "Validation Dice by epoch", text, *pairs))
-    rates = [{entry.get(name) for entry in history} for name in ("omega", "learning_rate")]
-    if any(len(values) > 1 for values in rates):
-        pairs = [figures.schedules(history, theme) for theme in figures.THEMES]
-        text = "Weight ω of the registration terms, and the learning rate."
-        right.append(Picture("schedule", "ω and learning rate by epoch", text, *pairs))
-        return (Pictures(((loss,), tuple(right))),)
-    known = [f"{values.pop():g}" for values in rates if None not in values]
-    said = (Text(f"ω was {known[0]} and the learning rate {known[1]} throughout."),) if len(known) == 2 else ()
-    return (Pictures(((loss,), tuple(right)) if right else ((loss,),)), *said)
+    curves = Pictures(((loss,), tuple(right)) if right else ((loss,),))
+    if change or not all(rates):
+        return (curves,)
+    return (curves, Text(f"ω was {rates[0][0]:g} and the learning rate {rates[1][0]:g} throughout."))
 
 
 def _atlas(trained: Trained) -> tuple[Block, ...]:

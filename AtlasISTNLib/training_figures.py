@@ -53,8 +53,8 @@ _WIDTH = 4.6  # inches of a figure that fills half a page
 _TEXT, _SMALL = 8.5, 7.5  # points
 #: Epochs that are marked one by one, at most.
 _MARKED = 12
-#: Decades below the largest loss that are shown.
-_DECADES = 3
+#: Decades below the largest loss in which terms are shown.
+_DECADES = 4
 #: Pixels of a slice.
 _PIXELS = 320
 #: Width of what is shown of a case over that of its structures, and the least one in mm.
@@ -62,37 +62,44 @@ _AROUND, _LEAST_MM = 1.2, 20.0
 _SOLID, _DASHED, _DOTTED, _DASHDOT = "-", (0, (5, 1.8)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5))
 
 
-def losses(history: Sequence[Mapping[str, float]], config: TrainConfig, strength: float, theme: Theme) -> bytes:
+def losses(
+    history: Sequence[Mapping[str, float]], config: TrainConfig, strength: float, theme: Theme, tall: bool = True
+) -> bytes:
     """The loss and its terms by epoch, each with its weight, so that they add up to it.
 
     Args:
         history: figures of each epoch.
         config: of the training.
         strength: λ as it was on the training's grid.
+        theme: of the page.
+        tall: as high as the Dice and the schedules below one another.
     """
-    figure, (axes,) = _curves(theme, 1, 4.2)
+    figure, (axes,) = _curves(theme, 1, 4.2 if tall else 2.75)
     terms = (
         ("segmentation", "segmentation", theme.blue, _DASHED, config.segmentation_weight),
         ("a2s", "ω · atlas to image", theme.orange, _SOLID, 1.0),
         ("s2a", "ω · image to atlas", theme.green, _DASHDOT, 1.0),
         ("reg", "ωλ · regularity", theme.purple, _DOTTED, strength),
     )
-    _line(axes, [entry.get("loss", np.nan) for entry in history], "total", theme.ink, _SOLID, 1.8)
+    total = [entry.get("loss", np.nan) for entry in history]
+    high = max((value for value in total if np.isfinite(value)), default=1.0)
+    _line(axes, total, "total", theme.ink, _SOLID, 1.8)
+    typical = [_median(total)]
     for key, name, color, dashes, weight in terms:
         omegas = [1.0 if key == "segmentation" else entry.get("omega", 1.0) for entry in history]
         values = [weight * o * entry.get(key, np.nan) for o, entry in zip(omegas, history, strict=True)]
-        if any(value > 0 for value in values):
+        if max(_median(values), values[-1] if values else 0.0) > high / 10**_DECADES:
             _line(axes, values, name, color, dashes)
-    shown = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines])
-    shown = shown[np.isfinite(shown) & (shown > 0)]
-    if shown.size:
+            typical.append(_median(values))
+    if high > 0:
+        # Terms that ω lets grow from nothing are not followed all the way down.
+        low = max(min(value for value in typical if value > 0) / 4, high / 10**_DECADES)
         axes.set_yscale("log")
-        low, high = max(shown.min(), shown.max() / 10**_DECADES), shown.max()
-        axes.set_ylim(low / 1.3, high * 1.3)
+        axes.set_ylim(low, high * 1.3)
         _log_ticks(axes, high / low)
     axes.set_ylabel("loss", fontsize=_TEXT, color=theme.faint)
     _epoch_axis(axes, theme)
-    _legend(axes, theme, 2)
+    _legend(axes, theme, 2 if tall else 3)
     return _png(figure)
 
 
@@ -154,7 +161,7 @@ def dice_points(scores: CohortScores, labels: Sequence[Label], theme: Theme) -> 
             jitter = drawn.uniform(-0.22, 0.22, len(values)) * step
             paint = getattr(theme, color)
             name = STAGE_TITLES[stage] if row == 0 else None
-            axes.plot(values, y + jitter, marker, color=paint, markersize=3.6, alpha=0.7, mew=0, label=name)
+            axes.plot(values, y + jitter, marker, color=paint, markersize=4.4, alpha=0.75, mew=0, label=name)
             if len(values) > 1:
                 middle = float(np.median(values))
                 axes.plot([middle, middle], [y - 0.4 * step, y + 0.4 * step], color=theme.ink, linewidth=1.8, zorder=4)
@@ -308,6 +315,11 @@ def _line(axes: Axes, values: Sequence[float], name: str, color: str, dashes: An
     marker = "o" if len(values) <= _MARKED else ""
     epochs = np.arange(1, len(values) + 1)
     axes.plot(epochs, values, color=color, linestyle=dashes, linewidth=width, marker=marker, markersize=3, label=name)
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else 0.0
 
 
 def _epoch_axis(axes: Axes, theme: Theme) -> None:

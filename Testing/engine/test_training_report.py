@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from AtlasISTNLib import training_figures, training_report
+from AtlasISTNLib import training_document, training_figures, training_report
 from AtlasISTNLib.atlas_pictures import atlas_views, mixed
 from AtlasISTNLib.bundle import About, Label
 from AtlasISTNLib.case_scores import CaseScores, CohortScores, Spread, score_cases, stages_of
@@ -230,6 +230,20 @@ def test_choosing_the_epoch_by_the_held_out_cases_is_said(written, a_flat_bundle
     write_training_report(trained, flat_cases, tmp_path)
     assert warning not in notes_of(tmp_path)
     assert "Only 1 case was held out" in notes_of(tmp_path)
+
+
+def test_a_refined_atlas_behind_its_own_target_is_told(written, flat_trained, flat_cases, tmp_path, monkeypatch):
+    itn, refined = (
+        re.search(rf"\*\*(0\.\d+) [^*]*\*\* mean Dice, {stage}", (written / "report.md").read_text()).group(1)
+        for stage in ("ITN", "refined")
+    )
+    words = "Refined, the atlas has a lower Dice than the ITN"
+    assert float(refined) < float(itn)
+    assert words in notes_of(written)
+    assert f"({refined} against {itn})" in notes_of(written)
+    monkeypatch.setattr(training_document, "_BEHIND", 1.0)
+    write_training_report(flat_trained, flat_cases, tmp_path)
+    assert words not in notes_of(tmp_path)
 
 
 def test_a_training_that_ended_early_is_told_with_the_reason(flat_trained, flat_cases, tmp_path):
