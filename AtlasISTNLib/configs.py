@@ -25,6 +25,8 @@ STN_INPUTS = ("prediction", "image")
 ITN_OUTPUTS = ("linear", "softmax")
 #: L_s: the published mean squared error, or cross-entropy and soft Dice of the softmax.
 SEGMENTATION_LOSSES = ("mse", "cross-entropy-dice")
+#: How label maps come to the model grid: each label's share of a voxel, or, as published, its value at the centre.
+LABEL_SAMPLINGS = ("linear", "nearest")
 #: Which parts a training trains: both networks, or the ITN alone.
 PARTS = ("joint", "itn")
 #: Which epoch's model a training gives.
@@ -207,6 +209,7 @@ class TrainConfig:
         segmentation_weight: of L_s; 0 leaves the ITN to the registration terms.
         couple: whether the registration terms also train the ITN, as in the released code, through the prediction that
             the STN sees.
+        label_sampling: "linear" averages labels over the model's voxels, "nearest" takes one of them, as published.
         label_blur: σ in voxels of the blur of one-hot labels.
         rotation: augmentation, largest angle in degrees about x, y, z; 0 for none.
         translation: augmentation, largest shift in mm along x, y, z.
@@ -240,6 +243,7 @@ class TrainConfig:
     segmentation_loss: str = "mse"
     segmentation_weight: float = 1.0
     couple: bool = True
+    label_sampling: str = "linear"
     label_blur: float = 0.5
     rotation: float = 0.0
     translation: float = 0.0
@@ -263,7 +267,12 @@ class TrainConfig:
             _whole(name, getattr(self, name), low)
         for name in ("fold", "patience", "seed"):
             _whole(name, getattr(self, name), 0)
-        for name, choices in (("part", PARTS), ("segmentation_loss", SEGMENTATION_LOSSES), ("keep", KEPT)):
+        for name, choices in (
+            ("part", PARTS),
+            ("segmentation_loss", SEGMENTATION_LOSSES),
+            ("label_sampling", LABEL_SAMPLINGS),
+            ("keep", KEPT),
+        ):
             _one_of(name, getattr(self, name), choices)
         for name in ("center_atlas", "couple", "amp"):
             _flag(name, getattr(self, name))

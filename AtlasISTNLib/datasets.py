@@ -239,7 +239,9 @@ def normalised(image: Volume, grid: Grid, config: NormalisationConfig) -> Volume
     return on_grid.with_array(np.clip(scaled, -1, 1) if config.kind == "window" else scaled)
 
 
-def soft_labels(labels: Volume, values: Sequence[int], grid: Grid, blur: float) -> NDArray[np.float32]:
+def soft_labels(
+    labels: Volume, values: Sequence[int], grid: Grid, blur: float, sampling: str = "linear"
+) -> NDArray[np.float32]:
     """One channel for each label value on a grid, (K, *shape), summing to 1; beyond the volume lies the first value.
 
     Args:
@@ -247,10 +249,12 @@ def soft_labels(labels: Volume, values: Sequence[int], grid: Grid, blur: float) 
         values: label values, background first.
         grid: the grid to fill.
         blur: σ in voxels of a final blur of each channel (the released code uses 0.5).
+        sampling: "linear" averages labels over larger voxels, "nearest" takes the value at each centre, as the
+            released code does.
     """
     codes = checked_labels(labels)
     channels = np.stack([codes == value for value in values[1:]]).astype(np.float32)
-    soft = Volume(channels, labels.grid, labels.name).resampled(grid, "linear", 0.0, antialias=True).array
+    soft = Volume(channels, labels.grid, labels.name).resampled(grid, sampling, 0.0, sampling == "linear").array
     if blur > 0:
         soft = np.stack([ndimage.gaussian_filter(channel, blur, mode="nearest") for channel in soft])
     return np.concatenate([1 - soft.sum(axis=0, keepdims=True), soft]).astype(np.float32)

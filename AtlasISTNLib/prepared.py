@@ -98,6 +98,7 @@ def prepare(
         "grid": [list(grid.shape), list(grid.spacing), [list(row) for row in grid.direction]],
         "normalisation": as_dict(normalisation),
         "label_blur": config.label_blur,
+        "label_sampling": config.label_sampling,
         "margin": margin,
         "place_on_labels": place_on_labels,
     }
@@ -149,7 +150,7 @@ def _on_grid(
         image, label_map = flattened(image)[0], flattened(label_map)[0]
     center = foreground_center(label_map, values[1:]) if place_on_labels else image.grid.center
     placed = Grid.centered(shape, grid.spacing, center, grid.direction)
-    soft = soft_labels(label_map, values, placed, config.label_blur)
+    soft = soft_labels(label_map, values, placed, config.label_blur, config.label_sampling)
     if not (soft[1:] > 0.5).any():
         raise VolumeError(
             f"{case.name}: none of its labels lies on the model grid", "check the grid's size and the labels"
