@@ -53,6 +53,17 @@ def coarse_pictures():
         yield
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Pictures of one pixel, where only the words matter."""
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(pixel, "PNG")
+    monkeypatch.setattr(training_figures, "_png", lambda figure: pixel.getvalue())
+
+
+words_only = pytest.mark.usefixtures("blank_pictures")
+
+
 @pytest.fixture(scope="module")
 def flat_cases(make_image, oblique_flat_grid) -> list[Case]:
     """Blobs at various places, on an oblique grid; the truth is where their grey values are."""
@@ -170,6 +181,7 @@ def test_history_has_a_line_for_each_epoch(written):
             assert float(row[name]) == value
 
 
+@words_only
 def test_figures_that_do_not_exist_are_empty_fields(flat_trained, flat_cases, tmp_path):
     history = ({**HISTORY[0], "loss": nan}, {name: v for name, v in HISTORY[1].items() if name != "omega"}, HISTORY[2])
     write_training_report(replace(flat_trained, history=history), flat_cases, tmp_path, cancel=lambda: True)
@@ -213,6 +225,7 @@ def notes_of(folder: Path) -> str:
     return Reader((folder / "report.html").read_text(encoding="utf-8")).text
 
 
+@words_only
 def test_scores_of_training_cases_are_called_too_good(a_flat_bundle, flat_cases, tmp_path):
     trained = trained_of(a_flat_bundle, ("blob 0", "blob 1"), (), TrainConfig(3, 2, validation=0.0))
     write_training_report(trained, flat_cases[:2], tmp_path)
@@ -223,6 +236,7 @@ def test_scores_of_training_cases_are_called_too_good(a_flat_bundle, flat_cases,
     assert {row["case"] for row in table(tmp_path / "scores.csv")} == {"blob 0", "blob 1"}
 
 
+@words_only
 def test_choosing_the_epoch_by_the_held_out_cases_is_said(written, a_flat_bundle, flat_cases, tmp_path):
     warning = "The held-out cases chose the epoch"
     assert warning in notes_of(written)
@@ -232,6 +246,7 @@ def test_choosing_the_epoch_by_the_held_out_cases_is_said(written, a_flat_bundle
     assert "Only 1 case was held out" in notes_of(tmp_path)
 
 
+@words_only
 def test_a_refined_atlas_behind_its_own_target_is_told(written, flat_trained, flat_cases, tmp_path, monkeypatch):
     itn, refined = (
         re.search(rf"\*\*(0\.\d+) [^*]*\*\* mean Dice, {stage}", (written / "report.md").read_text()).group(1)
@@ -246,6 +261,7 @@ def test_a_refined_atlas_behind_its_own_target_is_told(written, flat_trained, fl
     assert words not in notes_of(tmp_path)
 
 
+@words_only
 def test_a_training_that_ended_early_is_told_with_the_reason(flat_trained, flat_cases, tmp_path):
     for config, words in (
         (replace(CONFIG, epochs=9), "ended after epoch 3 of 9: it was stopped"),
@@ -260,6 +276,7 @@ def test_a_training_that_ended_early_is_told_with_the_reason(flat_trained, flat_
     assert "ended after epoch 3 of 9: no epoch was better in 1 epochs" in notes_of(tmp_path)
 
 
+@words_only
 def test_labels_that_the_truth_lacks_are_not_held_against_the_model(flat_trained, flat_cases, tmp_path):
     array = flat_cases[1].labels.array.copy()
     array[array == 7] = 3
@@ -274,6 +291,7 @@ def test_labels_that_the_truth_lacks_are_not_held_against_the_model(flat_trained
     assert f"{np.mean(dices):.3f} ± {np.std(dices, ddof=1):.3f}" in shown.group(1)
 
 
+@words_only
 def test_cases_that_cannot_be_scored_are_named(flat_trained, flat_cases, tmp_path):
     gone = replace(flat_cases[2], image=tmp_path / "gone.nrrd")
     write_training_report(flat_trained, [*flat_cases[:2], gone, flat_cases[3]], tmp_path / "report")
@@ -281,6 +299,7 @@ def test_cases_that_cannot_be_scored_are_named(flat_trained, flat_cases, tmp_pat
     assert {row["case"] for row in table(tmp_path / "report" / "scores.csv")} == {"blob 1", "blob 3"}
 
 
+@words_only
 def test_a_cut_in_the_number_of_cases_is_stated(flat_trained, flat_cases, tmp_path, monkeypatch):
     monkeypatch.setattr(training_report, "MOST_CASES", 2)
     write_training_report(flat_trained, flat_cases, tmp_path)
@@ -288,6 +307,7 @@ def test_a_cut_in_the_number_of_cases_is_stated(flat_trained, flat_cases, tmp_pa
     assert {row["case"] for row in table(tmp_path / "scores.csv")} == {"blob 1", "blob 3"}
 
 
+@words_only
 def test_cancelling_keeps_what_was_scored(flat_trained, flat_cases, tmp_path):
     seen = []
     path = write_training_report(
@@ -355,6 +375,7 @@ def test_solid_cases_are_shown_in_three_planes(a_small_bundle, an_image, tmp_pat
     assert "1.000" in (tmp_path / "report.md").read_text(), "the truth is the prediction itself"
 
 
+@words_only
 def test_a_report_is_not_overwritten_unasked(flat_trained, flat_cases, tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "worst-3.png").write_text("old")
@@ -383,6 +404,7 @@ def test_cases_of_another_training_are_refused(flat_trained, flat_cases, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@words_only
 def test_cases_of_one_name_are_not_mixed_up(flat_trained, flat_cases, tmp_path):
     twin = replace(flat_cases[0], name="blob 1")
     write_training_report(flat_trained, [*flat_cases, twin], tmp_path, cancel=lambda: False)
