@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, as_dict, from_dict
 from .errors import AtlasISTNError, BundleError, ConfigError, DeviceError, OutputError
 from .geometry import Grid
-from .model import AtlasISTN
+from .model import AtlasISTN, channels_last
 from .resources import models_folder
 from .volume import Volume
 
@@ -255,7 +255,7 @@ def on_device(bundle: Bundle, device: str) -> Bundle:
     old = bundle.model
     model = AtlasISTN(old.config, old.half_extent, old.atlas_image.clone(), old.atlas_labels.clone())
     model.load_state_dict(old.state_dict())
-    return replace(bundle, model=model.to(target).eval().requires_grad_(False))
+    return replace(bundle, model=channels_last(model).to(target).eval().requires_grad_(False))
 
 
 def half_extent(grid: Grid) -> tuple[float, ...]:
@@ -332,7 +332,7 @@ def _build(folder: Path, manifest: Mapping[str, Any], device: torch.device) -> B
         grid=grid,
         normalisation=from_dict(NormalisationConfig, manifest["normalisation"]),
         refinement=from_dict(RefineConfig, manifest["refinement"]),
-        model=model.to(device).eval().requires_grad_(False),
+        model=channels_last(model).to(device).eval().requires_grad_(False),
         training=MappingProxyType(dict(manifest.get("training", {}))),
     )
 

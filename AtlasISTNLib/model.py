@@ -87,3 +87,16 @@ class AtlasISTN(nn.Module):
         if config.convention == "reference":
             return Transformation(reference_affine(affine), velocity, config)
         return Transformation(metric_affine(affine, self.half_extent), velocity, config)
+
+
+def channels_last(model: AtlasISTN) -> AtlasISTN:
+    """Store convolution weights channels last, which measured a fifth to a half faster on CPUs, in 2D and in 3D.
+
+    Imported models keep theirs: another layout rounds differently, and they follow the released code step by step.
+    """
+    if model.config.convention == "metric":
+        layout = torch.channels_last if model.config.ndim == 2 else torch.channels_last_3d
+        for parameter in model.parameters():
+            if parameter.ndim == model.config.ndim + 2:
+                parameter.data = parameter.data.to(memory_format=layout)
+    return model

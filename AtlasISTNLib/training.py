@@ -29,7 +29,7 @@ from .datasets import Case
 from .distributed import Processes, processes
 from .errors import ConfigError, DivergenceError
 from .geometry import Grid
-from .model import AtlasISTN
+from .model import AtlasISTN, channels_last
 from .objective import joint_loss
 from .prepared import Prepared, prepare
 from .progress import Cancel, Progress, Report, never, silent, stop_if
@@ -208,9 +208,8 @@ class _Training:
         torch.manual_seed(config.seed)
         image, labels = self._mean_case(model_config.labels)
         self.initial = (image.clone(), labels.clone())
-        self.model = AtlasISTN(model_config, half_extent(grid), image, labels).to(group.device)
+        self.model = channels_last(AtlasISTN(model_config, half_extent(grid), image, labels)).to(group.device)
         _begin_at_the_mean(self.model)
-        _channels_last(self.model)
         self.moving = list(_trained_parts(self.model, config).parameters())
         self.optimizer = torch.optim.Adam(self.moving, lr=config.learning_rate, foreach=True)
         self.so_far = Progressed()
@@ -440,14 +439,6 @@ def _begin_at_the_mean(model: AtlasISTN) -> None:
     share = model.atlas_labels.flatten(1).mean(dim=1)
     leave.get_parameter("bias").copy_(share.clamp(min=1e-4).log() if model.itn.softmax else share)
     leave.get_parameter("weight").mul_(0.1)
-
-
-def _channels_last(model: AtlasISTN) -> None:
-    """Store convolution weights channels last, which measured a fifth to a third faster on CPUs, in 2D and in 3D."""
-    layout = torch.channels_last if model.config.ndim == 2 else torch.channels_last_3d
-    for parameter in model.parameters():
-        if parameter.ndim == model.config.ndim + 2:
-            parameter.data = parameter.data.to(memory_format=layout)
 
 
 def _mean_dice(labels: Tensor, truth: Tensor, k: int) -> float:

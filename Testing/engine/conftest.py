@@ -14,7 +14,7 @@ from AtlasISTNLib.bundle import About, Bundle, Label, half_extent
 from AtlasISTNLib.cli import main
 from AtlasISTNLib.configs import ModelConfig, NormalisationConfig, RefineConfig
 from AtlasISTNLib.geometry import Grid
-from AtlasISTNLib.model import AtlasISTN
+from AtlasISTNLib.model import AtlasISTN, channels_last
 from AtlasISTNLib.segmentation import segment
 from AtlasISTNLib.volume import Volume
 
@@ -103,7 +103,8 @@ def make_bundle():
         labels = np.stack([1 - shell - core, shell, core])
         image = 0.5 * shell + core
         torch.manual_seed(seed)
-        model = AtlasISTN(config, half_extent(grid), torch.from_numpy(image)[None], torch.from_numpy(labels))
+        atlas = torch.from_numpy(image)[None], torch.from_numpy(labels)
+        model = AtlasISTN(config, half_extent(grid), *atlas)
         if reads_grey_values:
             read_grey_values(model)
         with torch.no_grad():
@@ -120,7 +121,7 @@ def make_bundle():
             grid,
             NormalisationConfig("window", center=0.0, width=200.0, outside=-100.0),
             RefineConfig(8, 20.0, 1.0, 0.0, None, "network"),
-            model.eval().requires_grad_(False),
+            channels_last(model).eval().requires_grad_(False),  # as loading lays it out
             {"made_for": "tests"},
         )
 
