@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .configs import KEPT, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
+from .configs import KEPT, LABEL_SAMPLINGS, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
 from .errors import ConfigError
 
 PROGRAM = "atlas-istn"
@@ -95,7 +95,12 @@ TRAIN_HELP = {
     "amp": "mixed precision on GPUs",
     "seed": "of everything random",
 }
-_TRAIN_CHOICES = {"part": PARTS, "segmentation_loss": SEGMENTATION_LOSSES, "keep": KEPT}
+_TRAIN_CHOICES = {
+    "part": PARTS,
+    "segmentation_loss": SEGMENTATION_LOSSES,
+    "label_sampling": LABEL_SAMPLINGS,
+    "keep": KEPT,
+}
 #: Options whose value may begin with a minus sign.
 _SIGNED = {
     *("--refine", "--strength", "--beta", "--gamma", "--learning-rate", "--box", "--center", "--threads"),
