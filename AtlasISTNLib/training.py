@@ -442,13 +442,13 @@ def _begin_at_the_mean(model: AtlasISTN) -> None:
 
 
 def _mean_dice(labels: Tensor, truth: Tensor, k: int) -> float:
-    """Mean over the labels that are in the truth; those that are nowhere in it do not count."""
+    """Mean over the labels that are in the truth; where none is, 1 if none was found and 0 otherwise."""
     scores = []
     for value in range(1, k):
         a, b = labels == value, truth == value
         if bool(b.any()):
             scores.append(2 * float((a & b).sum()) / float(a.sum() + b.sum()))
-    return sum(scores) / len(scores) if scores else float("nan")
+    return sum(scores) / len(scores) if scores else float(not labels.any())
 
 
 __all__ = ["Trained", "best_epoch", "run_training", "train"]

@@ -222,7 +222,7 @@ def _write(trained: Trained, plan: _Plan, options: Namespace, console: Console, 
         from .training_report import write_training_report  # and with it matplotlib
 
         with console.progress(options.name) as report:
-            write_training_report(trained, plan.data.cases, options.report, report=report, cancel=cancel)
+            write_training_report(trained, plan.data.cases, options.report, report, cancel, options.overwrite)
     console.event(
         "result",
         path=options.output,
