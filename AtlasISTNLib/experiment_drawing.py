@@ -105,12 +105,17 @@ def draw_curve(axes: Axes, strengths: Sequence[float], summaries: Sequence[Summa
     axes.plot(strengths, mean, "-o", color=color, linewidth=1.3, markersize=3, label=title)
 
 
+def strength_text(value: float) -> str:
+    """λ* in three digits, or as a whole number."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
 def strength_axis(axes: Axes, strengths: Sequence[float]) -> None:
     """A logarithmic axis whose ticks are the λ* that were measured."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(strengths)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}" if value < 1e4 else f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: strength_text(value)))
     axes.grid(color=RULE, linewidth=0.5)
     _plain(axes)
     axes.tick_params(axis="x", rotation=45)
@@ -138,4 +143,5 @@ __all__ = [
     "draw_outlines",
     "ink_of",
     "strength_axis",
+    "strength_text",
 ]

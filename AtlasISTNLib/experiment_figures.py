@@ -32,6 +32,7 @@ from .experiment_drawing import (
     draw_outlines,
     ink_of,
     strength_axis,
+    strength_text,
 )
 from .experiment_runs import Lists, Places
 from .experiment_tables import Measured, Summary, case_means, look
@@ -191,7 +192,7 @@ def _strengths(
             axes.legend(fontsize=TINY, frameon=False, handlelength=1.4, borderpad=0.2)
     y = 0.1 + below
     for c, strength in enumerate(strengths):
-        page.text(left + c * (panel + _GAP) + panel / 2, y + _HEAD / 2, f"λ* = {strength:g}", SMALL)
+        page.text(left + c * (panel + _GAP) + panel / 2, y + _HEAD / 2, f"λ* = {strength_text(strength)}", SMALL)
     y += _HEAD
     for test, name, what in chosen:
         side = (

@@ -94,6 +94,7 @@ def test_letter_b_has_the_published_settings():
     assert (experiment.grid.shape, experiment.grid.spacing) == ((64, 64), (2.0, 2.0))
     assert (train.epochs, train.batch_size, train.learning_rate, train.halve_every) == (300, 10, 1e-3, 300)
     assert (train.omega_midpoint, train.strength, train.validation) == (25, 500, 0)
+    assert (train.label_sampling, train.label_blur) == ("nearest", 0.5)
     augmentation = (train.rotation, train.translation, train.scale, train.elastic, train.intensity, train.noise)
     assert not any(augmentation)
     assert experiment.rows["refined"].refine.iterations == 50
