@@ -65,11 +65,6 @@ class Processes:
         return json.loads(bytes(data.cpu().tolist()))
 
 
-def is_main() -> bool:
-    """Whether this process is the first of a `torchrun`, or alone."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
     """Join the other processes of a `torchrun` for the time of a block; alone if there are none.
@@ -101,4 +96,4 @@ def processes(device: torch.device) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-__all__ = ["Processes", "is_main", "processes"]
+__all__ = ["Processes", "processes"]

@@ -39,8 +39,19 @@ _LINE_EVERY = 10.0
 _LEAST = 1.0
 
 
+def process_number() -> int:
+    """This process's number among those that `torchrun` started; 0 when it is alone or the first, which speaks."""
+    number = os.environ.get("RANK", "0")
+    return int(number) if number.isdecimal() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that speaks and writes."""
+    return process_number() == 0
+
+
 class Console:
-    """Where a command speaks.
+    """Where a command speaks. Of many processes the first one does; the others tell only their errors, with a number.
 
     Args:
         events: for programs: JSON lines on stdout, no progress for people.
@@ -50,7 +61,9 @@ class Console:
     """
 
     def __init__(self, events: bool = False, quiet: bool = False, debug: bool = False, hint: str = "") -> None:
-        self.events, self.quiet, self.debug, self.hint = events, quiet, debug, hint
+        self.events, self.quiet = events and is_main(), quiet or not is_main()
+        self.debug, self.hint = debug, hint
+        self._error = "error" if is_main() else f"error in process {process_number()}"
         self._out: TextIO = sys.stdout
         self._err: TextIO = sys.stderr
         self._shown: _Shown | None = None
@@ -83,13 +96,14 @@ class Console:
     def warn(self, message: str, image: str | None = None) -> None:
         """Something the user should know; the work goes on."""
         self.event("warning", image=image, message=message)
-        self._complain(f"warning: {_about(image, message)}")
+        if is_main():
+            self._complain(f"warning: {_about(image, message)}")
 
     def fail(self, error: AtlasISTNError, image: str | None = None) -> None:
         """An error, in one line with its hint."""
         hint = error.hint or self.hint
         self.event("error", image=image, type=type(error).__name__, message=error.message, hint=hint)
-        self._complain(f"error: {_about(image, error.message)}" + (f" — {hint}" if hint else ""))
+        self._complain(f"{self._error}: {_about(image, error.message)}" + (f" — {hint}" if hint else ""))
 
     def crash(self, error: BaseException, image: str | None = None) -> None:
         """An error that nobody foresaw, in one line; its traceback only when debugging."""
@@ -97,7 +111,7 @@ class Console:
         self.event("error", image=image, type=type(error).__name__, message=message, hint=hint)
         if self.debug:
             self._complain("".join(traceback.format_exception(error)).rstrip(), one_line=False)
-        self._complain(f"error: {_about(image, message)}" + ("" if self.debug else f" — {hint}"))
+        self._complain(f"{self._error}: {_about(image, message)}" + ("" if self.debug else f" — {hint}"))
 
     @contextlib.contextmanager
     def progress(self, title: str, image: str | None = None) -> Iterator[Report]:

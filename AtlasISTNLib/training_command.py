@@ -14,11 +14,10 @@ from .commands import check_bundle_output
 from .configs import ModelConfig, NormalisationConfig, TrainConfig
 from .dataset_checks import DataCheck, check_cases, listed
 from .datasets import DataSet, find_cases
-from .distributed import is_main
 from .errors import ConfigError, OutputError, VolumeError
 from .grids import ModelGrid, check_sizes, choose_grid
 from .progress import Cancel
-from .terminal import FINE, INTERRUPTED, Console, figure, table
+from .terminal import FINE, INTERRUPTED, Console, figure, is_main, table
 from .tracking import TensorBoard
 from .training import Trained, run_training
 
@@ -42,8 +41,6 @@ class _Plan:
 
 def run_train(options: Namespace, console: Console, cancel: Cancel) -> int:
     """`atlas-istn train`; gives the exit code. Of several processes only the first one speaks and writes."""
-    if not is_main():
-        console = Console(quiet=True)
     plan = _plan(options)
     title = options.name or "data"
     with console.progress(title) as report:
@@ -55,7 +52,7 @@ def run_train(options: Namespace, console: Console, cancel: Cancel) -> int:
             report=report,
             cancel=cancel,
         )
-    for note in check.notes if is_main() and (check.good or options.check) else ():
+    for note in check.notes if check.good or options.check else ():
         console.warn(str(note))
     if not check.good:
         if options.check:
@@ -167,7 +164,7 @@ def _refuse(check: DataCheck, cases: int, console: Console) -> None:
     if count == 1:
         check.require_good()
     shown = check.problems if console.events else check.problems[:_MOST_SHOWN]
-    for problem in shown if is_main() else ():
+    for problem in shown:
         console.fail(VolumeError(problem.message, problem.hint), problem.case or None)
     more = f", {count - len(shown)} of them not shown" if count > len(shown) else ""
     raise VolumeError(f"{count} problems in the data of {cases} cases{more}", "correct them; --check looks again")
