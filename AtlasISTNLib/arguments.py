@@ -76,7 +76,7 @@ TRAIN_HELP = {
     "segmentation_loss": "the published mean squared error, or cross-entropy and soft Dice of a softmax",
     "segmentation_weight": "of that loss; 0 leaves the segmentation network to the registration terms",
     "couple": "let the registration terms train the segmentation network, too",
-    "label_sampling": "how labels come to the model grid: averaged (linear), or as published (nearest)",
+    "label_sampling": "how labels come to the model grid; nearest as published",
     "label_blur": "σ in voxels of the blur of the labels",
     "rotation": "augmentation: largest angle in degrees",
     "translation": "augmentation: largest shift in mm",

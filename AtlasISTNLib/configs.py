@@ -25,8 +25,9 @@ STN_INPUTS = ("prediction", "image")
 ITN_OUTPUTS = ("linear", "softmax")
 #: L_s: the published mean squared error, or cross-entropy and soft Dice of the softmax.
 SEGMENTATION_LOSSES = ("mse", "cross-entropy-dice")
-#: How label maps come to the model grid: each label's share of a voxel, or, as published, its value at the centre.
-LABEL_SAMPLINGS = ("linear", "nearest")
+#: How label maps come to the model grid: averaged over its voxels with a smooth weight, interpolated at their centres,
+#: or, as published, the value nearest to them.
+LABEL_SAMPLINGS = ("averaged", "linear", "nearest")
 #: Which parts a training trains: both networks, or the ITN alone.
 PARTS = ("joint", "itn")
 #: Which epoch's model a training gives.
@@ -209,7 +210,8 @@ class TrainConfig:
         segmentation_weight: of L_s; 0 leaves the ITN to the registration terms.
         couple: whether the registration terms also train the ITN, as in the released code, through the prediction that
             the STN sees.
-        label_sampling: "linear" averages labels over the model's voxels, "nearest" takes one of them, as published.
+        label_sampling: "averaged" weighs all labels of a larger model voxel, which no thin structure slips through;
+            "linear" interpolates at its centre, which keeps corners; "nearest" takes one value, as published.
         label_blur: σ in voxels of the blur of one-hot labels.
         rotation: augmentation, largest angle in degrees about x, y, z; 0 for none.
         translation: augmentation, largest shift in mm along x, y, z.
@@ -243,7 +245,7 @@ class TrainConfig:
     segmentation_loss: str = "mse"
     segmentation_weight: float = 1.0
     couple: bool = True
-    label_sampling: str = "linear"
+    label_sampling: str = "averaged"
     label_blur: float = 0.5
     rotation: float = 0.0
     translation: float = 0.0

@@ -240,7 +240,7 @@ def normalised(image: Volume, grid: Grid, config: NormalisationConfig) -> Volume
 
 
 def soft_labels(
-    labels: Volume, values: Sequence[int], grid: Grid, blur: float, sampling: str = "linear"
+    labels: Volume, values: Sequence[int], grid: Grid, blur: float, sampling: str = "averaged"
 ) -> NDArray[np.float32]:
     """One channel for each label value on a grid, (K, *shape), summing to 1; beyond the volume lies the first value.
 
@@ -249,12 +249,13 @@ def soft_labels(
         values: label values, background first.
         grid: the grid to fill.
         blur: σ in voxels of a final blur of each channel (the released code uses 0.5).
-        sampling: "linear" averages labels over larger voxels, "nearest" takes the value at each centre, as the
-            released code does.
+        sampling: one of `configs.LABEL_SAMPLINGS`; the released code takes "nearest".
     """
     codes = checked_labels(labels)
     channels = np.stack([codes == value for value in values[1:]]).astype(np.float32)
-    soft = Volume(channels, labels.grid, labels.name).resampled(grid, sampling, 0.0, sampling == "linear").array
+    interpolation = "nearest" if sampling == "nearest" else "linear"
+    volume = Volume(channels, labels.grid, labels.name)
+    soft = volume.resampled(grid, interpolation, 0.0, antialias=sampling == "averaged").array
     if blur > 0:
         soft = np.stack([ndimage.gaussian_filter(channel, blur, mode="nearest") for channel in soft])
     return np.concatenate([1 - soft.sum(axis=0, keepdims=True), soft]).astype(np.float32)

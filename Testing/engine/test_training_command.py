@@ -182,7 +182,7 @@ def another(field) -> tuple[list[str], object]:
     if field.type == "bool":
         return [option.replace("--", "--no-") if default else option], not default
     if field.type == "str":
-        other = {"joint": "itn", "mse": "cross-entropy-dice", "linear": "nearest", "last": "best"}[default]
+        other = {"joint": "itn", "mse": "cross-entropy-dice", "averaged": "nearest", "last": "best"}[default]
         return [option, other], other
     value = 3 if field.type == "int" else 0.25
     return [option, str(value)], value
