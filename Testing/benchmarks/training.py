@@ -5,8 +5,8 @@
 Cases are phantom letters, or the first of a list such as the published letter B's. The grid is 64 × 64 pixels of 2 mm,
 batches hold 10 cases, λ = 500, η = 0.01, ω's midpoint is epoch 25, nothing is augmented. Both loops train the same
 networks from the same weights on the same prepared cases in the same order of batches; their losses, printed side by
-side, say whether they do the same work. What counts are the ratios of one run, whatever the machine; `--cpu` counts the seconds
-that this process computed, which are the same when others compute beside it.
+side, say whether they do the same work. What counts are the ratios of one run, whatever the machine; `--cpu` counts the
+seconds of processor time instead, for a machine that computes something else beside it.
 
 What the released loop does, and what is left out of it to its favour, is written in `released_training`. The row
 "without metrics" leaves the metrics of the batches out, too: what then remains is the saving in the training proper.
