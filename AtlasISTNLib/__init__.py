@@ -47,7 +47,8 @@ _ROOMS = {
     "bundle": ("About", "Bundle", "Label", "available_models", "load_bundle", "save_bundle"),
     "configs": ("ModelConfig", "NormalisationConfig", "PlacementConfig", "RefineConfig", "TrainConfig"),
     "correspondence": ("Correspondence",),
-    "datasets": ("Case", "cases_from_csv", "cases_from_folders"),
+    "dataset_checks": ("DataCheck", "check_cases"),
+    "datasets": ("Case", "DataSet", "cases_from_csv", "cases_from_folders", "find_cases"),
     "errors": (
         "AtlasISTNError",
         "BundleError",
@@ -66,7 +67,7 @@ _ROOMS = {
     "reference": ("import_reference",),
     "result": ("Result",),
     "segmentation": ("refine", "segment"),
-    "training": ("train",),
+    "training": ("Trained", "run_training", "train"),
     "volume": ("Volume",),
 }
 _WHERE = {name: room for room, names in _ROOMS.items() for name in names}

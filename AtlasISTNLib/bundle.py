@@ -234,7 +234,7 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = 
             shutil.rmtree(aside, ignore_errors=True)
         else:
             os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {error}", "choose another folder or make room there") from error
     finally:
         if partial.is_dir():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,7 +57,14 @@ def save_checkpoint(
         tensors |= {f"best.{part}.{key}": value for key, value in values.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     metadata = {"schema": CHECKPOINT_SCHEMA, **setting, "history": so_far.history}
-    write_atomically(path, lambda partial: save_file(tensors, partial, {"training": json.dumps(metadata)}))
+    write_atomically(path, lambda partial: _save(tensors, partial, {"training": json.dumps(metadata)}))
+
+
+def clear_half_written(path: Path) -> None:
+    """Remove what killed trainings left half-written beside a checkpoint; one training at a time writes to it."""
+    for partial in path.parent.glob(f".????????.{glob.escape(path.name)}"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def resume(path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]) -> Progressed:
@@ -90,6 +99,13 @@ def resume(path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setti
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     best = {part: _under(f"best.{part}.", tensors) for part in ("model", "atlas")}
     return Progressed(list(metadata["history"]), best if best["model"] else None)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    try:
+        save_file(dict(tensors), path, dict(metadata))
+    except SafetensorError as error:  # a full disk, too, is this to the library
+        raise OSError(str(error)) from error
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import ConfigError, DeviceError
+
+
+#: The others wait as long as this for the first process, which prepares the cases.
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def processes(device: torch.device) -> Iterator[Processes]:
             raise DeviceError(f"there is no GPU {local} among the {found} of this machine", "start fewer processes")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -13,14 +13,15 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from numpy.typing import NDArray
 
 from .configs import NormalisationConfig, TrainConfig, as_dict
@@ -34,6 +35,8 @@ IMAGES, LABELS, RECORD = "images.npy", "labels.npy", "prepared.json"
 _SCHEMA = 1
 #: The widest margin, as a share of the grid's longest side.
 _WIDEST_MARGIN = 0.25
+#: Seconds after which a preparation that nobody writes to was left by a process that is no more.
+_STALE = 3600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,17 +115,23 @@ def prepare(
     partial = folder / f".partial-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir(parents=True)
-        images = open_memmap(partial / IMAGES, "w+", np.float32, (len(cases), 1, *shape))
-        labels = open_memmap(partial / LABELS, "w+", np.float16, (len(cases), len(values), *shape))
-        for done, case in enumerate(cases):
-            stop_if(cancel, "preparing the cases")
-            images[done], labels[done] = _on_grid(case, values, grid, shape, normalisation, config, place_on_labels)
-            report(Progress("prepare", done + 1, len(cases), message=case.name))
-        images.flush()
-        labels.flush()
+        _remove_stale(folder)
+        # Written, not mapped: a disk that is full while a map is written to ends the process without a word.
+        with open(partial / IMAGES, "wb") as images, open(partial / LABELS, "wb") as labels:
+            _write_header(images, np.dtype(np.float32), (len(cases), 1, *shape))
+            _write_header(labels, np.dtype(np.float16), (len(cases), len(values), *shape))
+            for done, case in enumerate(cases):
+                stop_if(cancel, "preparing the cases")
+                image, soft = _on_grid(case, values, grid, shape, normalisation, config, place_on_labels)
+                images.write(np.ascontiguousarray(image, np.float32).tobytes())
+                labels.write(np.ascontiguousarray(soft, np.float16).tobytes())
+                report(Progress("prepare", done + 1, len(cases), message=case.name))
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-        with contextlib.suppress(FileExistsError):  # another process was faster
+        try:
             os.replace(partial, place)
+        except OSError:
+            if not (place / RECORD).is_file():  # else another process was faster
+                raise
     except OSError as error:
         raise OutputError(
             f"the prepared cases cannot be kept in {folder}: {error}", "make room there, or give another cache folder"
@@ -156,6 +165,19 @@ def _on_grid(
             f"{case.name}: none of its labels lies on the model grid", "check the grid's size and the labels"
         )
     return normalised(image, placed, normalisation).array, soft
+
+
+def _write_header(file: IO[bytes], kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    write_array_header_1_0(file, {"descr": dtype_to_descr(kind), "fortran_order": False, "shape": shape})
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes have left of their preparations."""
+    for partial in folder.glob(".partial-*"):
+        with contextlib.suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
+            if time.time() - newest > _STALE:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _identity(case: Case) -> list[Any]:

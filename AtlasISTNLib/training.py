@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from .augmentation import batch_of, on_grid, prediction_noise
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
-from .checkpoint import Progressed, resume, save_checkpoint
+from .checkpoint import Progressed, clear_half_written, resume, save_checkpoint
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, TrainConfig, as_dict
 from .datasets import Case
 from .distributed import Processes, processes
@@ -156,10 +157,13 @@ def run_training(
     }
     with ExitStack() as stack:
         group = stack.enter_context(processes(find_device(device)))
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and group.first:
+            clear_half_written(path)
         folder = Path(cache) if cache is not None else None
         if folder is None:
-            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="atlas-istn-")) if group.first else ""
-            folder = Path(group.from_first(own))
+            own = stack.enter_context(_own_cache(path)) if group.first else ""
+            folder = Path(group.from_first(str(own)))
         values = [label.value for label in labels]
 
         def ready() -> Prepared:
@@ -171,11 +175,28 @@ def run_training(
         if data is None and not folder.is_dir():
             raise ConfigError(f"{folder} is not on this machine", "give a cache folder that all machines share")
         run = _Training(data or ready(), training, validation, model_config, grid, config, group)
-        path = None if checkpoint is None else Path(checkpoint)
         if path is not None and group.from_first(path.exists()):
             run.go_on(path, setting)
         run.until_done(path, setting, report, cancel)
     return run.result(about, labels, normalisation, [case.name for case in cases])
+
+
+@contextmanager
+def _own_cache(checkpoint: Path | None) -> Iterator[Path]:
+    """A folder for the prepared cases of one training, removed at its end.
+
+    Beside the checkpoint, if there is one: a training that is started again after it was killed finds its cases there,
+    and however often that happens, nothing piles up.
+    """
+    if checkpoint is None:
+        with tempfile.TemporaryDirectory(prefix="atlas-istn-") as scratch:
+            yield Path(scratch)
+        return
+    folder = checkpoint.with_name(f".{checkpoint.name}.cases")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(config: TrainConfig, model_config: ModelConfig, labels: Sequence[Label], grid: Grid) -> None:
