@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .errors import ConfigError, DeviceError
 
-
 #: The others wait as long as this for the first process, which prepares the cases.
 _PATIENCE = timedelta(days=1)
 
