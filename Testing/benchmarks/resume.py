@@ -29,7 +29,7 @@ from AtlasISTNLib.bundle import load_bundle
 from AtlasISTNLib.phantoms import write_phantoms
 
 #: Seconds within which a tiny training must have written its next checkpoint; more means that it hangs.
-PATIENCE = 120.0
+PATIENCE = 300.0
 SETTINGS = (
     *("--shape", "24,20", "--spacing", "6", "--batch-size", "3", "--validation", "0.25", "--threads", "1"),
     *("--device", "cpu", "--strength", "20", "--eta", "0.1", "--halve-every", "8", "--omega-midpoint", "3"),

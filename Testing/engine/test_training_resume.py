@@ -244,7 +244,7 @@ class TestManyProcesses:
         # Three cases in a batch: the shares of two processes are not equal.
         words = killing.training_words(letters, two / "letters.zip", 3, "--checkpoint", two / "letters.ckpt")
         process = killing.started(words, TORCHRUN)
-        said, errors = process.communicate(timeout=240)
+        said, errors = process.communicate(timeout=killing.PATIENCE)
         assert process.returncode == 0, errors
         assert said.count("written after 3 epochs") == 1
         assert {path.name for path in two.iterdir()} == {"letters.zip", "letters.ckpt"}
@@ -273,7 +273,7 @@ class TestManyProcesses:
                 os.kill(workers[1], signal.SIGKILL)
             else:
                 process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=120)
+            process.communicate(timeout=killing.PATIENCE)
             assert process.returncode != 0
             until = time.monotonic() + 30
             while any(is_alive(worker) for worker in workers) and time.monotonic() < until:
