@@ -41,6 +41,23 @@ def _up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode=_INTERPOLATE[x.ndim - 2], align_corners=False)
 
 
+@torch.no_grad()
+def _initialise(network: nn.Module, linear: Sequence[nn.Module]) -> None:
+    """He's initialisation: the signal keeps its size from layer to layer (He et al. 2015, doi:10.1109/ICCV.2015.123).
+
+    With torch's own, which shrinks it, the deepest layers of the STN saw a hundredth of it and most of their units were
+    dead on hearts, so that its affine part did not learn for tens of epochs.
+
+    Args:
+        linear: layers that no ReLU follows.
+    """
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layer in linear else "relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def _merged(layer: nn.Module, below: Tensor, across: Tensor, joined: bool) -> Tensor:
     """A convolution of [below, across].
 
@@ -74,6 +91,8 @@ class ITN(nn.Module):
         self.merge2 = conv(c + b, b, 3, padding=1)
         self.merge1 = conv(b + a, a, 3, padding=1)
         self.leave = conv(a, config.labels, 1)
+        if config.convention == "metric":
+            _initialise(self, [self.down1, self.down2, self.down3, self.leave])
 
     def forward(self, image: Tensor) -> Tensor:
         shape = image.shape[2:]
@@ -121,16 +140,26 @@ class STN(nn.Module):
                 nn.Linear(32, 1 if d == 2 else 3),
                 nn.Linear(32, d),
             )
-            for head in (self.translation, self.rotation, self.scaling):
-                nn.init.zeros_(head.weight)
-                nn.init.zeros_(head.bias)
         self.merge3 = self.merge2a = self.merge2b = self.velocity = None
         if config.nonrigid:
             self.merge3 = conv(b + a, a, 3, padding=1)
             self.merge2a, self.merge2b = conv(a + a, a, 3, padding=1), conv(a, c, 3, padding=1)
             self.velocity = conv(c, d, 3, padding=1)
-            # Training starts at the identity, with a gradient.
-            nn.init.normal_(self.velocity.get_parameter("weight"), std=1e-5)
+        if config.convention == "metric":
+            _initialise(self, [self.down1, self.down2, self.down3])
+        # The released code's heads say nothing at first, so that nothing before them learns until they do.
+        reference = config.convention == "reference"
+        self._begin_near_the_identity(0.0 if reference else 1e-2, 1e-5 if reference else 1e-2)
+
+    @torch.no_grad()
+    def _begin_near_the_identity(self, affine: float, velocity: float) -> None:
+        """Draw the heads' weights with these standard deviations, small ones: the atlas starts where it is."""
+        for head in (self.translation, self.rotation, self.scaling):
+            if head is not None:
+                nn.init.normal_(head.weight, std=affine)
+                nn.init.zeros_(head.bias)
+        if self.velocity is not None:
+            nn.init.normal_(self.velocity.get_parameter("weight"), std=velocity)
             nn.init.zeros_(self.velocity.get_parameter("bias"))
 
     def forward(self, pair: Tensor) -> tuple[Tensor | None, Tensor | None]:
