@@ -105,6 +105,11 @@ def make_bundle():
         torch.manual_seed(seed)
         atlas = torch.from_numpy(image)[None], torch.from_numpy(labels)
         model = AtlasISTN(config, half_extent(grid), *atlas)
+        # torch's own initialisation, whose networks do little: what a test sees is then made by the heads set below.
+        torch.manual_seed(seed)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d | torch.nn.Linear):
+                layer.reset_parameters()
         if reads_grey_values:
             read_grey_values(model)
         with torch.no_grad():

@@ -32,8 +32,11 @@ def a_head_model() -> Bundle:
     inside = [radius < 1, (radius < 0.75) & (x > 0), (radius < 0.75) & (y > 15) & (x <= 0)]
     hard = np.select(inside[::-1], [3, 2, 1], 0)
     atlas = torch.from_numpy(np.stack([hard == k for k in range(4)]).astype(np.float32))
-    torch.manual_seed(3)
     model = AtlasISTN(ModelConfig(4, grid.shape), half_extent(grid), torch.zeros(1, *grid.shape), atlas)
+    torch.manual_seed(3)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv3d | torch.nn.Linear):
+            layer.reset_parameters()  # torch's own initialisation, whose random networks make gentle fields
     with torch.no_grad():
         for name, head in model.stn.named_children():
             if name in ("translation", "rotation", "scaling"):

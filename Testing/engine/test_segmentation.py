@@ -142,7 +142,7 @@ class TestRefine:
         bundle = make_bundle(2, direction=direction)
         result = segment(bundle, a_flat_image)
         wanted = result.prediction.array
-        refined = refine(bundle, result, RefineConfig(25, 5.0, gamma=0.5, mode=mode))
+        refined = refine(bundle, result, RefineConfig(50, 5.0, gamma=0.5, mode=mode))
 
         def dice(labels: np.ndarray) -> float:
             return 2 * ((labels == wanted) & (wanted > 0)).sum() / ((labels > 0).sum() + (wanted > 0).sum())
