@@ -71,6 +71,8 @@ TRAIN_HELP = {
     "0 takes it as it is",
     "omega_midpoint": "epoch at which the registration terms have half their weight; without it they have all of it",
     "eta": "share of the new mean in each epoch's atlas update; 0 keeps the initial atlas",
+    "late_eta": "that share from --late-epoch on, to clear the blur of the first epochs away",
+    "late_epoch": "first epoch with --late-eta; 0 for none",
     "center_atlas": "also move the atlas towards the mean of all deformations",
     "part": "joint trains both networks, itn the segmentation network alone",
     "segmentation_loss": "the published mean squared error, or cross-entropy and soft Dice of a softmax",

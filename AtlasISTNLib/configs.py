@@ -204,6 +204,8 @@ class TrainConfig:
             so that it stays the same in voxel units. 0 takes λ as it is.
         omega_midpoint: epoch at which the sigmoid ω(t) = 1/(1 + exp(−(t − midpoint)/25)) is ½; None keeps ω = 1.
         eta: η, share of the new mean in each epoch's atlas update; 0 keeps the initial atlas.
+        late_eta: η from epoch `late_epoch` on, when the cases are aligned and the blur of the first epochs is to go.
+        late_epoch: the first epoch with `late_eta`; 0 for none.
         center_atlas: after each epoch, also move the atlas by η of the mean velocity of all cases, towards mean zero.
         part: "joint", or "itn" for the segmentation network alone.
         segmentation_loss: L_s: "mse" as published, or "cross-entropy-dice".
@@ -240,6 +242,8 @@ class TrainConfig:
     strength_size: int = 0
     omega_midpoint: float | None = None
     eta: float = 0.01
+    late_eta: float = 0.2
+    late_epoch: int = 0
     center_atlas: bool = False
     part: str = "joint"
     segmentation_loss: str = "mse"
@@ -267,7 +271,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("halve_every", 0), ("strength_size", 0), ("folds", 0)):
             _whole(name, getattr(self, name), low)
-        for name in ("fold", "patience", "seed"):
+        for name in ("fold", "patience", "seed", "late_epoch"):
             _whole(name, getattr(self, name), 0)
         for name, choices in (
             ("part", PARTS),
@@ -286,7 +290,7 @@ class TrainConfig:
         for name, most in (("rotation", 85), ("scale", 0.5)):  # what `warp.metric_affine` can reach, with room
             if getattr(self, name) > most:
                 raise ConfigError(f"{name} must be at most {most:g}, not {getattr(self, name):g}")
-        for name in ("eta", "validation"):
+        for name in ("eta", "late_eta", "validation"):
             value = getattr(self, name)
             _finite(name, value)
             if not 0 <= value < 1:
@@ -309,6 +313,10 @@ class TrainConfig:
             )
         if self.part == "itn" and self.segmentation_weight == 0:
             raise ConfigError("training the ITN alone with no weight on its loss trains nothing")
+
+    def eta_in(self, epoch: int) -> float:
+        """η of an epoch, counted from 1."""
+        return self.late_eta if self.late_epoch and epoch >= self.late_epoch else self.eta
 
     def strength_on(self, shape: Sequence[int]) -> float:
         """λ on a grid of this shape (voxels), in the paper's units there.

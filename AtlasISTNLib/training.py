@@ -252,7 +252,7 @@ class _Training:
                     stop_if(lambda: True, "the training")
                 self.model.load_state_dict(before)
                 break
-            self._update_atlas()
+            self._update_atlas(epoch)
             self._check_finite(epoch)
             terms |= self._validation_scores()
             terms["seconds"] = time.perf_counter() - started
@@ -356,9 +356,9 @@ class _Training:
         return (sums[0] / len(self.training)).cpu(), (sums[1] / len(self.training)).cpu()
 
     @torch.no_grad()
-    def _update_atlas(self) -> None:
+    def _update_atlas(self, epoch: int) -> None:
         """zᵃ ← (1 − η) zᵃ + η mean_i(z_i∘Φ_i) for image and labels, over the whole training set."""
-        eta, model = self.config.eta, self.model
+        eta, model = self.config.eta_in(epoch), self.model
         if eta == 0 or self.config.part == "itn":
             return
         model.eval()
@@ -377,9 +377,9 @@ class _Training:
         for atlas, total in zip((model.atlas_image, model.atlas_labels), sums, strict=True):
             atlas.mul_(1 - eta).add_(total / len(self.training), alpha=eta)
         if self.config.center_atlas and self.model.config.nonrigid:
-            self._center_atlas(drift)
+            self._center_atlas(drift, eta)
 
-    def _center_atlas(self, drift: Tensor | None) -> None:
+    def _center_atlas(self, drift: Tensor | None, eta: float) -> None:
         """Move the atlas by η of the mean velocity, so that the cases' velocities become zero in the mean.
 
         With φ = exp(v) towards the atlas, exp(−ηv̄)∘φ ends at the atlas z∘exp(ηv̄); with φ from the atlas, at z∘exp(−ηv̄).
@@ -390,7 +390,7 @@ class _Training:
             drift = torch.zeros_like(like)
         self.group.add_up([drift])
         sign = 1 if model.config.direction == "atlas_from_image" else -1
-        step = sign * self.config.eta * drift / len(self.training)
+        step = sign * eta * drift / len(self.training)
         c = model.config
         moved = displacement_from_velocity(step, c.shape, c.convention, c.squarings)
         points = identity(c.shape, moved) + moved.movedim(1, -1)

@@ -241,6 +241,13 @@ class TestVariants:
         _, history = run(letters, config)
         assert len(history) == 3  # the first one stays the best
 
+    def test_the_atlas_changes_faster_late(self, letters):
+        config = replace(QUICK, epochs=2, eta=0.0, late_eta=0.5, late_epoch=3)
+        still = run(letters, config)[0].model.atlas_labels
+        np.testing.assert_array_equal(still, run(letters, replace(config, epochs=1))[0].model.atlas_labels)
+        late = run(letters, replace(config, late_epoch=2))[0].model.atlas_labels
+        assert (late - still).abs().max() > 0.01
+
 
 class TestStoppingAndGoingOn:
     CONFIG = replace(QUICK, epochs=3, rotation=8.0, noise=0.05, halve_every=2, validation=0.2)
