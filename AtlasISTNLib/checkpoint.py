@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .configs import TrainConfig, as_dict
 from .errors import BundleError
 from .model import AtlasISTN
 from .volume import write_atomically
@@ -81,7 +82,8 @@ def resume(path: Path, model: AtlasISTN, optimizer: torch.optim.Optimizer, setti
         raise BundleError(f"the checkpoint {path} cannot be read", "remove it to train from the start") from error
     if metadata.get("schema") != CHECKPOINT_SCHEMA:
         raise BundleError(f"{path} is not a checkpoint that this release can go on from", "remove it or name another")
-    old, new = metadata.get("config", {}), setting["config"]
+    # Settings that came to exist later had their defaults.
+    old, new = {**as_dict(TrainConfig()), **metadata.get("config", {})}, setting["config"]
     changed = [key for key, value in new.items() if key != "epochs" and old.get(key) != value]
     changed += [key for key, value in setting.items() if key != "config" and metadata.get(key, value) != value]
     if changed:
