@@ -229,7 +229,7 @@ class _Training:
         torch.manual_seed(config.seed)
         image, labels = self._mean_case(model_config.labels)
         self.initial = (image.clone(), labels.clone())
-        self.model = channels_last(AtlasISTN(model_config, half_extent(grid), image, labels)).to(group.device)
+        self.model = channels_last(AtlasISTN(model_config, half_extent(grid), image, labels), False).to(group.device)
         _begin_at_the_mean(self.model)
         self.moving = list(_trained_parts(self.model, config).parameters())
         self.optimizer = torch.optim.Adam(self.moving, lr=config.learning_rate, foreach=True)

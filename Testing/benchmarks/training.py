@@ -166,9 +166,9 @@ def watched(timing: Timing, start: Start, clock: Clock) -> Iterator[None]:
         start.batches.append(index.tolist())
         return batch(data, index, *more)
 
-    def timed_update(self: object) -> None:
+    def timed_update(self: object, epoch: int) -> None:
         began = clock()
-        update(self)
+        update(self, epoch)
         timing.update.append(clock() - began)
 
     def timed_steps(self: object, *more: object) -> object:
