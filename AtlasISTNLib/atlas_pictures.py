@@ -73,7 +73,12 @@ def colors_of(labels: Sequence[Label], count: int) -> list[tuple[float, ...]]:
     """RGB from 0 to 1 of `count` structures: those of the labels (background first), or some that are told apart."""
     if len(labels) == count + 1:
         return [tuple(part / 255 for part in label.color) for label in labels[1:]]
-    return [colorsys.hsv_to_rgb((index * _GOLDEN) % 1, 0.6, 0.9) for index in range(count)]
+    return [distinct_color(index) for index in range(count)]
+
+
+def distinct_color(index: int) -> tuple[float, float, float]:
+    """RGB from 0 to 1 of the structure with this number, told apart from those before it."""
+    return colorsys.hsv_to_rgb((index * _GOLDEN) % 1, 0.6, 0.9)
 
 
 def atlas_volumes(image: ArrayLike, labels: ArrayLike, grid: Grid | None) -> tuple[Volume, Volume]:

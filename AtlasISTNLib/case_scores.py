@@ -12,11 +12,11 @@ import numpy as np
 from .bundle import Bundle
 from .datasets import Case
 from .errors import AtlasISTNError, Cancelled, DivergenceError
-from .metrics import Scores, evaluate
+from .metrics import Scores, Spread, evaluate
 from .progress import Cancel, Progress, Report, never, silent
 from .result import Result
 from .segmentation import refine, segment
-from .volume import Volume, checked_labels, flattened
+from .volume import Volume, checked_labels, flat
 
 #: The segmentations that are scored, in the order of `report.STAGES`.
 ITN, ONE_PASS, REFINED = "prediction", "one_pass", "final"
@@ -52,22 +52,6 @@ class CaseScores:
             value for value, entry in zip(known, self.stages[stage], strict=True) if entry.label not in self.absent
         ]
         return float(np.mean(known)) if known else nan
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation of n figures; nan where there are too few."""
-
-    mean: float
-    deviation: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of the values that are numbers."""
-        known = [value for value in values if not isnan(value)]
-        mean = float(np.mean(known)) if known else nan
-        return cls(mean, float(np.std(known, ddof=1)) if len(known) > 1 else nan, len(known))
 
 
 @dataclass(frozen=True)
@@ -159,9 +143,9 @@ def _scored(bundle: Bundle, case: Case, stages: Sequence[str], cancel: Cancel) -
         if result.trace is not None and result.trace.stopped == "cancelled":
             raise Cancelled(f"refining {case.name} was cancelled")
     seconds = time.perf_counter() - begun
-    flat = _flat(truth)
+    true = flat(truth)
     maps = {ITN: result.prediction, ONE_PASS: result.one_pass_labels, REFINED: result.labels}
-    by_stage = {stage: evaluate(_flat(maps[stage]), flat, bundle.names) for stage in stages}
+    by_stage = {stage: evaluate(flat(maps[stage]), true, bundle.names) for stage in stages}
     absent = frozenset(bundle.names) - set(np.unique(truth.array).tolist())
     warnings = (*result.placement.warnings, *warnings)
     return CaseScores(case.name, by_stage, absent, warnings, seconds), result, truth
@@ -175,9 +159,4 @@ def _known(labels: Volume, image: Volume, bundle: Bundle) -> Volume:
     return Volume.from_array(kept.astype(np.int32), image.grid, labels.name)
 
 
-def _flat(volume: Volume) -> Volume:
-    """A single slice as the 2D image that it is: seen in 3D, all of it would be surface."""
-    return flattened(volume)[0] if volume.grid.ndim == 3 and 1 in volume.grid.shape else volume
-
-
-__all__ = ["CaseScores", "CohortScores", "Spread", "score_cases", "stages_of"]
+__all__ = ["CaseScores", "CohortScores", "score_cases", "stages_of"]

@@ -270,14 +270,18 @@ def foreground_center(labels: Volume, values: Iterable[int]) -> tuple[float, ...
     inside = np.isin(checked_labels(labels), list(values))
     if not inside.any():
         raise VolumeError(f"{labels.name or 'the label map'} holds none of the labels {list(values)}")
-    index = [float(np.arange(len(count)) @ count / count.sum()) for count in slice_counts(inside)]
-    return tuple(labels.grid.transform_points(index, "world", "voxel").tolist())
+    return tuple(labels.grid.transform_points(centroid(slice_counts(inside)), "world", "voxel").tolist())
 
 
 def slice_counts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Voxels of a mask in each slice across each axis, in the order x, y, z: enough for its box and centroid."""
     axes = range(mask.ndim)
     return [mask.sum(axis=tuple(j for j in axes if j != axis), dtype=np.int64) for axis in reversed(axes)]
+
+
+def centroid(counts: Sequence[NDArray[np.int64]]) -> list[float]:
+    """VOXEL x, y, z of the centroid of a mask, from what `slice_counts` gives of it."""
+    return [float(np.arange(len(count)) @ count / count.sum()) for count in counts]
 
 
 def _difference(image: Grid, labels: Grid) -> str:

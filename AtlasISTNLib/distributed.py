@@ -57,6 +57,11 @@ class Processes:
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.count > 1:
+            dist.barrier()
+
     def from_first(self, value: Any) -> Any:
         """The plain value (as JSON has them) that the first process holds."""
         if self.count == 1:

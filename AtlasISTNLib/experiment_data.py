@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import Case, cases_from_csv, cases_from_folders
+from .datasets import Case, find_cases
 from .errors import ConfigError, VolumeError
 from .geometry import Grid
-from .nnunet import read_raw_folder
 from .phantoms import LETTER_GRID, HeartArtefacts, Phantom, heart, heart_center, letter_b
 from .progress import Cancel, Progress, Report, stop_if
 
@@ -142,15 +141,9 @@ def cases_of(source: Source, folder: Path, given: Mapping[str, Path], store: Pat
         names = [source.name(index) for index in range(source.cases)]
         return [Case(name, place / "images" / f"{name}.nrrd", place / "labels" / f"{name}.nrrd") for name in names]
     if isinstance(source, RawFolder):
-        raw = read_raw_folder(_path(source.folder, folder, given), source.channel)
-        return [Case(*pair) for pair in raw.pairs]
+        return list(find_cases(_path(source.folder, folder, given), channel=source.channel).cases)
     images, labels = (_path(text, folder, given) for text in (source.images, source.labels))
-    for path in (images, labels):
-        if not path.exists():
-            raise VolumeError(f"{path} does not exist", "check the path")
-    if images.is_dir() != labels.is_dir():
-        raise ConfigError(f"{images} and {labels} are a folder and a list", "give two folders or two CSV lists")
-    return cases_from_folders(images, labels) if images.is_dir() else cases_from_csv(images, labels)
+    return list(find_cases(images=images, labels=labels).cases)
 
 
 def identity(entry: CaseSet) -> dict[str, Any]:

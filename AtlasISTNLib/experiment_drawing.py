@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from .bundle import Label
-from .experiment_tables import Summary
+from .metrics import Spread
 from .panels import visible
 from .topology import foreground_box
 from .views import View, outline
@@ -97,10 +97,10 @@ def draw_boxes(axes: Axes, values: Sequence[Sequence[float]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def draw_curve(axes: Axes, strengths: Sequence[float], summaries: Sequence[Summary], color: str, title: str) -> None:
+def draw_curve(axes: Axes, strengths: Sequence[float], spreads: Sequence[Spread], color: str, title: str) -> None:
     """Mean over cases with its 95 % confidence interval (normal)."""
-    mean = np.array([s.mean for s in summaries])
-    half = np.array([1.96 * s.sd / np.sqrt(s.n) if s.n > 1 else 0.0 for s in summaries])
+    mean = np.array([s.mean for s in spreads])
+    half = np.array([1.96 * s.deviation / np.sqrt(s.n) if s.n > 1 else 0.0 for s in spreads])
     axes.fill_between(strengths, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
     axes.plot(strengths, mean, "-o", color=color, linewidth=1.3, markersize=3, label=title)
 

@@ -35,9 +35,10 @@ from .experiment_drawing import (
     strength_text,
 )
 from .experiment_runs import Lists, Places
-from .experiment_tables import Measured, Summary, case_means, look
+from .experiment_tables import Measured, case_means, look
 from .experiments import RANKS, Experiment, FigureEntry
 from .geometry import Grid
+from .metrics import Spread
 from .panels import shades
 from .views import View, bounds, views_of
 from .volume import Volume, flattened, write_atomically
@@ -183,7 +184,7 @@ def _strengths(
     for m, measure in enumerate(figure.measures):
         axes = page.axes(0.58 + m * (width + 0.62), 0.1, width, curves)
         for t, test in enumerate(tests):
-            own = [Summary.of(list(case_means(measured.get((test, row), ()), measure).values())) for row in rows]
+            own = [Spread.of(case_means(measured.get((test, row), ()), measure).values()) for row in rows]
             draw_curve(axes, strengths, own, COLORS[t % len(COLORS)], experiment.tests[test].title)
         axes.set_ylabel(look(measure)[0], fontsize=SMALL, labelpad=2)
         axes.set_xlabel("λ*", fontsize=SMALL, labelpad=1)

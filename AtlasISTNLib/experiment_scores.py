@@ -19,11 +19,10 @@ from scipy import ndimage
 from .bundle import Bundle
 from .correspondence import Correspondence
 from .errors import VolumeError
-from .folding import folding
-from .geometry import VOXEL, WORLD
+from .folding import atlas_map_folding
 from .metrics import LabelScores, evaluate
 from .topology import Topology, topology
-from .volume import Volume, checked_labels, flattened, write_atomically
+from .volume import Volume, checked_labels, flat, write_atomically
 
 #: Components, holes and tunnels.
 Shape = tuple[int, int, int]
@@ -93,7 +92,7 @@ def score_case(
     Raises:
         GeometryError, VolumeError: as `metrics.evaluate`.
     """
-    scores = evaluate(_flat(labels), _flat(truth), names)
+    scores = evaluate(flat(labels), flat(truth), names)
     return tuple(_line(case, scores[value], folded, seconds, note) for value in names)
 
 
@@ -168,11 +167,7 @@ def atlas_topology(bundle: Bundle) -> dict[int, Shape]:
 
 def folded_percent(correspondence: Correspondence) -> float:
     """Non-diffeomorphic volume of the map that brings the atlas onto the image, % of the model grid."""
-    points = correspondence.atlas_from_image(correspondence.image_grid.points(WORLD))
-    points = correspondence.atlas_grid.transform_points(points, VOXEL, WORLD)
-    if correspondence.image_grid.ndim == 3 and correspondence.image_grid.shape[0] == 1:
-        points = points[0, ..., :2]  # a 2D model's map, lifted to a single slice
-    return float(folding(points).percent)
+    return float(atlas_map_folding(correspondence).percent)
 
 
 def _line(case: str, scores: LabelScores, folded: float, seconds: float, note: str) -> ScoreLine:
@@ -189,11 +184,6 @@ def _line(case: str, scores: LabelScores, folded: float, seconds: float, note: s
         seconds,
         note,
     )
-
-
-def _flat(volume: Volume) -> Volume:
-    """A single slice as the 2D image that it is: seen in 3D, all of it would be surface."""
-    return flattened(volume)[0] if volume.grid.ndim == 3 and volume.grid.shape.count(1) == 1 else volume
 
 
 def _text(value: Any) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan, nan
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from .experiment_runs import Places
 from .experiment_scores import ScoreLine, Shape, csv_text, read_scores
 from .experiments import Experiment, TableEntry
+from .metrics import Spread
 from .significance import ALPHA, Paired, holm, wilcoxon
 from .volume import write_atomically
 
@@ -44,26 +45,6 @@ _TESTS_TEXT = (
 )
 #: Lines of all rows that are measured, by test set and row.
 Measured = Mapping[tuple[str, str], Sequence[ScoreLine]]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A measure over the cases of a row.
-
-    Attributes:
-        n: cases with a figure.
-        mean, sd: over these; sd of the sample (n − 1), nan for fewer than two.
-    """
-
-    n: int
-    mean: float
-    sd: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Summary:
-        """Of the finite ones among the values."""
-        finite = [value for value in values if isfinite(value)]
-        return cls(len(finite), fmean(finite) if finite else nan, stdev(finite) if len(finite) > 1 else nan)
 
 
 @dataclass(frozen=True)
@@ -208,7 +189,7 @@ class _Made:
 
     def _cells(self, test: str, rows: Sequence[str], measure: str, label: int | None) -> list[str]:
         _, digits, more = look(measure)
-        found = [Summary.of(list(case_means(self.measured[test, row], measure, label).values())) for row in rows]
+        found = [Spread.of(case_means(self.measured[test, row], measure, label).values()) for row in rows]
         return _best([_spread(s, digits) for s in found], [round(s.mean, digits) for s in found], more)
 
     def _marks(self, test: str, row: str, measure: str) -> str:
@@ -249,8 +230,8 @@ class _Made:
     def _figures(self, lines: Sequence[ScoreLine], label: int | None) -> list[list[object]]:
         found: list[list[object]] = []
         for measure in [*self.table.measures, "folded", "seconds"]:
-            s = Summary.of(list(case_means(lines, measure, label).values()))
-            found.append([measure, s.n, _plain(s.mean), _plain(s.sd)])
+            s = Spread.of(case_means(lines, measure, label).values())
+            found.append([measure, s.n, _plain(s.mean), _plain(s.deviation)])
         own = [line for line in lines if label in (None, line.label)]
         cases = len({line.case for line in own})
         found.append(["topology_percent", cases, _plain(_right(own, self.topology)), ""])
@@ -294,20 +275,20 @@ def _right(lines: Sequence[ScoreLine], topology: Mapping[int, Shape] | None) -> 
 
 
 def _folded(lines: Sequence[ScoreLine]) -> str:
-    mean = Summary.of(list(case_means(lines, "folded").values())).mean
+    mean = Spread.of(case_means(lines, "folded").values()).mean
     return _NOTHING if isnan(mean) else "0" if mean == 0 else f"{mean:.2g}" if mean < 0.1 else f"{mean:.2f}"
 
 
 def _seconds(lines: Sequence[ScoreLine]) -> str:
-    mean = Summary.of(list(case_means(lines, "seconds").values())).mean
+    mean = Spread.of(case_means(lines, "seconds").values()).mean
     return _NOTHING if isnan(mean) else f"{mean:.2g}" if mean < 10 else f"{mean:.0f}"
 
 
-def _spread(summary: Summary, digits: int) -> str:
-    if not summary.n:
+def _spread(spread: Spread, digits: int) -> str:
+    if not spread.n:
         return _NOTHING
-    spread = "" if isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{spread}"
+    deviation = "" if isnan(spread.deviation) else f" ± {spread.deviation:.{digits}f}"
+    return f"{spread.mean:.{digits}f}{deviation}"
 
 
 def _best(cells: Sequence[str], values: Sequence[float], more: bool | None) -> list[str]:
@@ -333,7 +314,6 @@ def _plain(value: float) -> object:
 __all__ = [
     "LOOKS",
     "Comparison",
-    "Summary",
     "case_means",
     "compare",
     "look",

@@ -24,7 +24,9 @@ from math import factorial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .correspondence import Correspondence
 from .errors import GeometryError
+from .geometry import VOXEL, WORLD
 
 Float = NDArray[np.float64]
 Corner = tuple[int, ...]
@@ -80,6 +82,15 @@ def folding(points: ArrayLike) -> Folding:
             bad[slab][_at(owner)] |= determinant <= 0
     cells = np.prod([n - 1 for n in shape])
     return Folding(volume, float(100 * volume / cells), int(np.count_nonzero(bad)), smallest)
+
+
+def atlas_map_folding(correspondence: Correspondence) -> Folding:
+    """Folding of the map that brings the atlas onto the image, over the placed model grid, in voxels of the atlas."""
+    placed, atlas = correspondence.image_grid, correspondence.atlas_grid
+    points = atlas.transform_points(correspondence.atlas_from_image(placed.points(WORLD)), VOXEL, WORLD)
+    if placed.ndim == 3 and placed.shape[0] == 1:
+        points = points[0, ..., :2]  # a 2D model's map, lifted to a single slice
+    return folding(points)
 
 
 def jacobian_determinant(points: ArrayLike) -> Float:

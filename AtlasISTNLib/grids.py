@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .datasets import slice_counts
+from .datasets import centroid, slice_counts
 from .errors import ConfigError, VolumeError
 from .geometry import VOXEL, WORLD, Float, Grid
-from .volume import Volume, checked_labels, flattened
+from .volume import Volume, checked_labels, flat
 
 #: Voxels along the longest side of a grid that nobody gave, by dimension: what a CPU trains in hours.
 LONGEST = {2: 128, 3: 64}
@@ -50,8 +50,7 @@ class Extent:
         Raises:
             VolumeError: it is no label map, or none of the values is in it.
         """
-        if labels.grid.ndim == 3 and labels.grid.shape.count(1) == 1:
-            labels = flattened(labels)[0]
+        labels = flat(labels)
         codes = checked_labels(labels)
         inside = np.isin(codes, list(wanted)) if wanted else codes != 0
         if not inside.any():
@@ -63,8 +62,7 @@ class Extent:
         ends = np.array([(index[0] - 0.5, index[-1] + 0.5) for index in present])
         corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, len(counts))
         world = labels.grid.transform_points(corners, WORLD, VOXEL)
-        middle = [float(np.arange(len(count)) @ count / count.sum()) for count in counts]
-        center = labels.grid.transform_points(middle, WORLD, VOXEL)
+        center = labels.grid.transform_points(centroid(counts), WORLD, VOXEL)
         values = found & wanted if wanted else found
         return cls(name, labels.grid, values, world.min(axis=0), world.max(axis=0), center)
 

@@ -9,7 +9,7 @@ image. Distances run between the centres of surface voxels, as in MedPy and MONA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any
@@ -178,6 +178,22 @@ class Scores:
             cells = [row[i].ljust(w) if i < 2 else row[i].rjust(w) for i, w in enumerate(widths)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n − 1) of n figures; nan where there are too few."""
+
+    mean: float
+    deviation: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Of the finite ones among the values."""
+        known = [value for value in values if np.isfinite(value)]
+        mean = float(np.mean(known)) if known else nan
+        return cls(mean, float(np.std(known, ddof=1)) if len(known) > 1 else nan, len(known))
 
 
 def evaluate(labels: Volume, reference: Volume, names: Mapping[int, str] | None = None) -> Scores:

@@ -45,8 +45,8 @@ def _up(x: Tensor) -> Tensor:
 def _initialise(network: nn.Module, linear: Sequence[nn.Module]) -> None:
     """He's initialisation: the signal keeps its size from layer to layer (He et al. 2015, doi:10.1109/ICCV.2015.123).
 
-    With torch's own, which shrinks it, the deepest layers of the STN saw a hundredth of it and most of their units were
-    dead on hearts, so that its affine part did not learn for tens of epochs.
+    With torch's own, which shrinks it, the deepest layer of the STN saw a hundredth of it on hearts, most of its units
+    were dead after six epochs, and one pass had learnt nothing by then; with this one it began to learn in the fifth.
 
     Args:
         linear: layers that no ReLU follows.
@@ -61,9 +61,9 @@ def _initialise(network: nn.Module, linear: Sequence[nn.Module]) -> None:
 def _merged(layer: nn.Module, below: Tensor, across: Tensor, joined: bool) -> Tensor:
     """A convolution of [below, across].
 
-    As the sum of two it saves a tenth of a training step on CPUs: joined, the gradient of either part lies scattered in
-    memory, where torch's kernels are several times slower. The sum rounds differently, which an imported model that is
-    to follow the released code step by step cannot have.
+    As the sum of two it saves 13 % of a training step on CPUs in 2D and 4 to 8 % in 3D: joined, the gradient of either
+    part lies scattered in memory, where torch's kernels are slower. The sum rounds differently, which an imported model
+    that is to follow the released code step by step cannot have.
     """
     if joined:
         merged: Tensor = layer(torch.cat([below, across], dim=1))

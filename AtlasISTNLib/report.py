@@ -18,12 +18,11 @@ from .bundle import Bundle, grid_as_dict
 from .configs import as_dict
 from .correspondence import Correspondence
 from .errors import GeometryError
-from .folding import Folding, folding
-from .geometry import VOXEL, WORLD, Plane
+from .folding import atlas_map_folding
 from .metrics import dice, evaluate, mask_volume
 from .result import Result, Step, Trace
 from .topology import Topology, mask_topology
-from .volume import Volume, write_atomically
+from .volume import Volume, flat, write_atomically
 
 #: Names of the three segmentations that every report compares, in this order.
 STAGES = ("prediction", "one_pass", "final")
@@ -153,22 +152,14 @@ def _stages(result: Result) -> dict[str, Volume]:
     return dict(zip(STAGES, (result.prediction, result.one_pass_labels, result.labels), strict=True))
 
 
-def _flat(volume: Volume) -> Volume:
-    """A single slice as the 2D image that it is: seen in 3D, all of it would be surface."""
-    if volume.grid.ndim == 2 or 1 not in volume.grid.shape:
-        return volume
-    grid = Plane.of(volume.grid).grid
-    return Volume.from_array(volume.array.reshape(-1, *grid.shape), grid, volume.name)
-
-
 def _structures(result: Result) -> list[dict[str, Any]]:
-    flat = {stage: _flat(volume) for stage, volume in _stages(result).items()}
-    grid = flat["final"].grid
+    maps = {stage: flat(volume) for stage, volume in _stages(result).items()}
+    grid = maps["final"].grid
     codes = np.asarray(result.values)
-    atlas = codes[_flat(result.soft_atlas).array.argmax(axis=0)]
+    atlas = codes[flat(result.soft_atlas).array.argmax(axis=0)]
     entries = []
     for label in result.structures[1:]:
-        masks = {stage: volume.array[0] == label.value for stage, volume in flat.items()}
+        masks = {stage: volume.array[0] == label.value for stage, volume in maps.items()}
         volumes = {stage: mask_volume(mask, grid.spacing) for stage, mask in masks.items()}
         topologies = {stage: _plain_topology(mask_topology(mask)) for stage, mask in masks.items()}
         agreement = dice(masks["prediction"], masks["final"])
@@ -197,11 +188,7 @@ def _plain_topology(topology: Topology) -> dict[str, int]:
 
 def _folding(correspondence: Correspondence) -> dict[str, Any]:
     """Folding of the map from the placed model grid to the atlas, both in voxels of the model."""
-    placed, atlas = correspondence.image_grid, correspondence.atlas_grid
-    points = atlas.transform_points(correspondence.atlas_from_image(placed.points(WORLD)), VOXEL, WORLD)
-    if placed.ndim == 3 and placed.shape[0] == 1:
-        points = points[0, ..., :2]  # a 2D model's map, lifted to a single slice
-    found: Folding = folding(points)
+    found = atlas_map_folding(correspondence)
     return {
         "map": "atlas_from_image",
         "percent": found.percent,
@@ -212,8 +199,8 @@ def _folding(correspondence: Correspondence) -> dict[str, Any]:
 
 
 def _scores(result: Result, reference: Volume) -> dict[str, Any]:
-    true = _flat(reference)
-    return {stage: evaluate(_flat(v), true, result.names).to_dict() for stage, v in _stages(result).items()}
+    true = flat(reference)
+    return {stage: evaluate(flat(v), true, result.names).to_dict() for stage, v in _stages(result).items()}
 
 
 __all__ = ["STAGES", "summary", "write_picture"]

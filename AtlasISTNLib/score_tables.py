@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from math import isnan, nan
 
 from .bundle import Label
-from .case_scores import STAGE_TITLES, CohortScores, Spread
+from .case_scores import STAGE_TITLES, CohortScores
+from .metrics import Spread
 from .tables import MOST_ROWS, Cell, Group, Row, Table
 
 #: Names in a list for people, at most.

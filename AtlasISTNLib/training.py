@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .atlas_updates import mean_case, update_atlas
 from .augmentation import batch_of, on_grid, prediction_noise
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
 from .checkpoint import Progressed, clear_half_written, resume, save_checkpoint
@@ -36,7 +37,7 @@ from .prepared import Prepared, prepare
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .splits import split_cases
 from .volume import Volume
-from .warp import displacement_from_velocity, identity, sample
+from .warp import sample
 
 _LOGGER = logging.getLogger(__name__)
 _LOWER_RATE = "lower the learning rate; the last checkpoint is intact"
@@ -171,7 +172,7 @@ def run_training(
 
         # The first process prepares; the others, which wait for its word, find it done.
         data = ready() if group.first else None
-        group.from_first(0)
+        group.wait()
         if data is None and not folder.is_dir():
             raise ConfigError(f"{folder} is not on this machine", "give a cache folder that all machines share")
         run = _Training(data or ready(), training, validation, model_config, grid, config, group)
@@ -227,7 +228,7 @@ class _Training:
         self.training, self.validation = torch.tensor(training), torch.tensor(validation, dtype=torch.long)
         self.strength = config.strength_on(grid.shape)
         torch.manual_seed(config.seed)
-        image, labels = self._mean_case(model_config.labels)
+        image, labels = mean_case(data, self.training, config.batch_size, group)
         self.initial = (image.clone(), labels.clone())
         self.model = channels_last(AtlasISTN(model_config, half_extent(grid), image, labels), False).to(group.device)
         _begin_at_the_mean(self.model)
@@ -300,7 +301,7 @@ class _Training:
         sums = torch.zeros(5, device=self.group.device)
         for batch in shuffled.split(config.batch_size):
             self.optimizer.zero_grad(set_to_none=True)
-            stop = float(cancel())
+            stop = cancel()
             terms = torch.zeros(5) if stop else self._gradients(batch, epoch, omega)
             stop, lost = self._add_up_gradients(stop, terms is None)
             if lost or terms is None:
@@ -332,11 +333,11 @@ class _Training:
         (loss * (len(own) / len(batch))).backward()
         return torch.stack([loss, *terms.values()]).detach() * len(own)
 
-    def _add_up_gradients(self, stop: float, lost: bool) -> tuple[bool, bool]:
+    def _add_up_gradients(self, stop: bool, lost: bool) -> tuple[bool, bool]:
         """Gradients of all processes together, and whether one of them wants to stop or has lost its way."""
         if self.group.count == 1:
-            return bool(stop), lost
-        flags = torch.tensor([stop, float(lost)], device=self.group.device)
+            return stop, lost
+        flags = torch.tensor([float(stop), float(lost)], device=self.group.device)
         for parameter in self.moving:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -344,58 +345,11 @@ class _Training:
         stopped, astray = flags.tolist()
         return stopped > 0, astray > 0
 
-    @torch.no_grad()
-    def _mean_case(self, k: int) -> tuple[Tensor, Tensor]:
-        """The atlas at t = 0: means of the training images and label maps."""
-        shape, device = self.grid.shape, self.group.device
-        sums = [torch.zeros((1, *shape), device=device), torch.zeros((k, *shape), device=device)]
-        for index in self.group.share(self.training).split(self.config.batch_size):
-            for total, values in zip(sums, on_grid(self.data, index, device), strict=True):
-                total += values.sum(dim=0)
-        self.group.add_up(sums)
-        return (sums[0] / len(self.training)).cpu(), (sums[1] / len(self.training)).cpu()
-
-    @torch.no_grad()
     def _update_atlas(self, epoch: int) -> None:
-        """zᵃ ← (1 − η) zᵃ + η mean_i(z_i∘Φ_i) for image and labels, over the whole training set."""
-        eta, model = self.config.eta_in(epoch), self.model
-        if eta == 0 or self.config.part == "itn":
-            return
-        model.eval()
-        sums = [torch.zeros_like(model.atlas_image), torch.zeros_like(model.atlas_labels)]
-        drift: Tensor | None = None
-        for index in self.group.share(self.training).split(self.config.batch_size):
-            image, labels = on_grid(self.data, index, self.group.device)
-            _, warp = model(image)
-            points = warp.image_from_atlas()
-            for total, values in zip(sums, (image, labels), strict=True):
-                total += sample(values, points).sum(dim=0)
-            if self.config.center_atlas and warp.velocity is not None:
-                moved = warp.velocity.sum(dim=0, keepdim=True)
-                drift = moved if drift is None else drift + moved
-        self.group.add_up(sums)
-        for atlas, total in zip((model.atlas_image, model.atlas_labels), sums, strict=True):
-            atlas.mul_(1 - eta).add_(total / len(self.training), alpha=eta)
-        if self.config.center_atlas and self.model.config.nonrigid:
-            self._center_atlas(drift, eta)
-
-    def _center_atlas(self, drift: Tensor | None, eta: float) -> None:
-        """Move the atlas by η of the mean velocity, so that the cases' velocities become zero in the mean.
-
-        With φ = exp(v) towards the atlas, exp(−ηv̄)∘φ ends at the atlas z∘exp(ηv̄); with φ from the atlas, at z∘exp(−ηv̄).
-        """
-        model = self.model
-        if drift is None:  # a process without cases
-            like = model.stn(model.stn_input(model.atlas_labels.unsqueeze(0), model.atlas_image.unsqueeze(0)))[0]
-            drift = torch.zeros_like(like)
-        self.group.add_up([drift])
-        sign = 1 if model.config.direction == "atlas_from_image" else -1
-        step = sign * eta * drift / len(self.training)
-        c = model.config
-        moved = displacement_from_velocity(step, c.shape, c.convention, c.squarings)
-        points = identity(c.shape, moved) + moved.movedim(1, -1)
-        for atlas in (model.atlas_image, model.atlas_labels):
-            atlas.copy_(sample(atlas.unsqueeze(0), points)[0])
+        eta, config = self.config.eta_in(epoch), self.config
+        if eta and config.part == "joint":
+            cases, size = self.training, config.batch_size
+            update_atlas(self.model, self.data, cases, size, self.group, eta, config.center_atlas)
 
     @torch.no_grad()
     def _validation_scores(self) -> dict[str, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import colorsys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .atlas_pictures import distinct_color
 from .bundle import About, Label, find_device, save_bundle
 from .commands import check_bundle_output
 from .configs import ModelConfig, NormalisationConfig, TrainConfig
@@ -91,7 +91,7 @@ def make_labels(names: Mapping[int, str]) -> tuple[Label, ...]:
     """Labels with colours that are told apart, background first, from their names by values."""
     found = [Label(0, "background", (0, 0, 0))]
     for index, (value, name) in enumerate(sorted(names.items())):
-        color = [round(255 * part) for part in colorsys.hsv_to_rgb((index * 0.618034) % 1, 0.6, 0.9)]
+        color = [round(255 * part) for part in distinct_color(index)]
         found.append(Label(value, name, (color[0], color[1], color[2])))
     return tuple(found)
 

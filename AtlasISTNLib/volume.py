@@ -213,6 +213,11 @@ def flattened(volume: Volume) -> tuple[Volume, Plane]:
     return Volume.from_array(array, plane.grid, volume.name), plane
 
 
+def flat(volume: Volume) -> Volume:
+    """A 3D volume of a single slice as the 2D image that it is: seen in 3D, all of it would be surface."""
+    return flattened(volume)[0] if volume.grid.ndim == 3 and volume.grid.shape.count(1) == 1 else volume
+
+
 def checked_image(volume: Volume, ndim: int) -> Volume:
     """The volume, when a model of `ndim` dimensions can segment it.
 

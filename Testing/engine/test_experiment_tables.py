@@ -14,8 +14,9 @@ from AtlasISTNLib.errors import ConfigError, VolumeError
 from AtlasISTNLib.experiment_figures import ranked
 from AtlasISTNLib.experiment_reading import read_experiment
 from AtlasISTNLib.experiment_scores import read_scores, score_case, write_scores
-from AtlasISTNLib.experiment_tables import Summary, case_means, compare, write_table
+from AtlasISTNLib.experiment_tables import case_means, compare, write_table
 from AtlasISTNLib.geometry import Grid
+from AtlasISTNLib.metrics import Spread
 from AtlasISTNLib.significance import holm, wilcoxon
 from AtlasISTNLib.volume import Volume
 
@@ -141,11 +142,11 @@ def test_cut_off_scores_are_refused(tmp_path):
 
 
 def test_means_and_spreads_are_the_samples():
-    summary = Summary.of([1.0, 2.0, 4.0, math.nan])
+    summary = Spread.of([1.0, 2.0, 4.0, math.nan])
     assert summary.n == 3
     assert summary.mean == pytest.approx(7 / 3)
-    assert summary.sd == pytest.approx(np.std([1, 2, 4], ddof=1))
-    assert math.isnan(Summary.of([1.0]).sd)
+    assert summary.deviation == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert math.isnan(Spread.of([1.0]).deviation)
 
 
 def test_cases_are_ranked_with_failures_last():

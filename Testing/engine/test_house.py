@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("distributed", "warp", "networks", "losses"),
     ("model", "bundle", "reference"),
-    ("placement", "result", "segmentation", "checkpoint", "augmentation", "objective", "training"),
+    ("placement", "result", "segmentation", "checkpoint", "augmentation", "atlas_updates", "objective", "training"),
     (
         *("panels", "tables", "picture", "report", "outputs", "worker"),
         *(

@@ -20,13 +20,13 @@ from PIL import Image
 from AtlasISTNLib import training_document, training_figures, training_report
 from AtlasISTNLib.atlas_pictures import atlas_views, mixed
 from AtlasISTNLib.bundle import About, Label
-from AtlasISTNLib.case_scores import CaseScores, CohortScores, Spread, score_cases, stages_of
+from AtlasISTNLib.case_scores import CaseScores, CohortScores, score_cases, stages_of
 from AtlasISTNLib.configs import RefineConfig, TrainConfig, as_dict
 from AtlasISTNLib.datasets import Case
 from AtlasISTNLib.document import Document, Facts, Picture, Pictures, Section, Tables, Text, to_html, to_markdown
 from AtlasISTNLib.errors import ConfigError, OutputError
 from AtlasISTNLib.geometry import Grid
-from AtlasISTNLib.metrics import evaluate
+from AtlasISTNLib.metrics import Spread, evaluate
 from AtlasISTNLib.phantoms import letter_b
 from AtlasISTNLib.segmentation import refine, segment
 from AtlasISTNLib.tables import Cell, Group, Row, Table
