@@ -7,6 +7,7 @@ Refinement minimises L* = β* L*_a2s + γ* L*_s2a + λ* L_reg against the ITN's 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .bundle import Bundle
-from .configs import PlacementConfig, RefineConfig
+from .configs import ModelConfig, PlacementConfig, RefineConfig
 from .correspondence import Correspondence
 from .datasets import normalised
 from .errors import ConfigError, DeviceError, DivergenceError
@@ -283,9 +284,9 @@ def _network(bundle: Bundle, result: Result, prediction: Tensor) -> _Moving:
         stn.load_state_dict(result.state.weights)
     stn.requires_grad_(True)
     pair = bundle.model.stn_input(prediction)
-    if bundle.device.type == "cpu" and bundle.config.convention == "metric":
-        # torch has fast convolutions for batches of two or more only, several times as fast as for one. They round
-        # differently, which an imported model that is to follow the released code step by step cannot have.
+    if bundle.device.type == "cpu" and bundle.config.convention == "metric" and _convolved_slowly(bundle.config):
+        # Two alike are convolved several times as fast as one. It rounds differently, which an imported model that is
+        # to follow the released code step by step cannot have.
         pair = pair.expand(2, *pair.shape[1:])
 
     def current() -> tuple[Tensor | None, Tensor | None]:
@@ -297,6 +298,16 @@ def _network(bundle: Bundle, result: Result, prediction: Tensor) -> _Moving:
         current,
         lambda: {key: value.detach().cpu().clone() for key, value in stn.state_dict().items()},
     )
+
+
+def _convolved_slowly(config: ModelConfig) -> bool:
+    """Whether torch takes its slow convolution for one case on a CPU, in the STN's largest layers.
+
+    It does for a batch of one of few values, counted along the first four axes: all in 2D, all but the last in 3D
+    (`use_mkldnn` in ATen's Convolution.cpp).
+    """
+    half = [n // 2 for n in config.shape[:2]]
+    return config.stn_channels[0] * math.prod(half) <= 20480
 
 
 def _field(bundle: Bundle, result: Result) -> _Moving:
