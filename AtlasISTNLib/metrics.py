@@ -288,6 +288,9 @@ def itk_average_hausdorff(a: ArrayLike, b: ArrayLike, spacing: Sequence[float]) 
         image.SetSpacing(width.tolist())
         images.append(image)
     measure = sitk.HausdorffDistanceImageFilter()
+    # Threads add their sums up in the order in which they end, and the last digits would differ from run to run.
+    measure.SetNumberOfThreads(1)
+    measure.SetNumberOfWorkUnits(1)
     measure.Execute(images[0], images[1])
     return float(measure.GetAverageHausdorffDistance())
 
