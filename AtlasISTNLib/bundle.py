@@ -12,16 +12,15 @@ Nothing in it is executed or unpickled, and loading needs no network.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -29,50 +28,31 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .configs import ModelConfig, NormalisationConfig, RefineConfig, as_dict, from_dict
-from .errors import AtlasISTNError, BundleError, ConfigError, DeviceError, OutputError
+from .configs import ModelConfig, NormalisationConfig, RefineConfig, as_dict
+from .errors import DeviceError, OutputError
+from .exchange import grid_as_dict, grid_from_dict
 from .geometry import Grid
-from .model import AtlasISTN, channels_last
-from .resources import models_folder
-from .volume import Volume
-
-FORMAT = "atlas-istn-bundle"
-SCHEMA = 1
-MANIFEST, WEIGHTS, ATLAS_IMAGE, ATLAS_LABELS = (
-    "manifest.json",
-    "weights.safetensors",
-    "atlas-image.nrrd",
-    "atlas-labels.nrrd",
+from .manifest import (
+    ATLAS_IMAGE,
+    ATLAS_LABELS,
+    FILES,
+    FORMAT,
+    MANIFEST,
+    SCHEMA,
+    WEIGHTS,
+    About,
+    Label,
+    Manifest,
+    available_models,
+    consistent,
+    file_hash,
+    manifest_from_dict,
+    opened,
+    read_atlas,
+    read_manifest,
 )
-FILES = (WEIGHTS, ATLAS_IMAGE, ATLAS_LABELS)
-#: More than any model of this kind; a zip that unpacks to more is not one.
-LARGEST_BYTES = 4 * 2**30
-#: What reading values of wrong kinds out of a manifest raises.
-_INCONSISTENT = (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class Label:
-    """One structure: its value in label maps, name, colour (RGB, 0–255) and SNOMED CT code with its meaning."""
-
-    value: int
-    name: str
-    color: tuple[int, int, int] = (128, 174, 128)
-    snomed_code: str = ""
-    snomed_meaning: str = ""
-
-
-@dataclass(frozen=True)
-class About:
-    """What people need to know of a model before they use it."""
-
-    name: str
-    title: str = ""
-    version: str = "1"
-    description: str = ""
-    intended_use: str = "Research only. Not for clinical use."
-    licence: str = ""
-    citation: str = ""
+from .model import AtlasISTN, channels_last
+from .volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +103,6 @@ class Bundle:
         return Volume.from_array(self.model.atlas_labels.cpu().numpy(), self.grid, f"{self.about.name} atlas labels")
 
 
-def available_models() -> dict[str, Path]:
-    """The bundled models by name."""
-    folder = models_folder()
-    if not folder.is_dir():
-        return {}
-    return {
-        p.name.removesuffix(".zip"): p
-        for p in sorted(folder.iterdir())
-        if (p / MANIFEST).is_file() or p.suffix == ".zip"
-    }
-
-
 def find_device(device: str) -> torch.device:
     """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps".
 
@@ -162,41 +130,8 @@ def load_bundle(path: str | os.PathLike[str], device: str = "auto") -> Bundle:
         DeviceError: the device is not on this machine.
     """
     target = find_device(device)
-    place = _find(path)
-    with _folder_of(place) as folder:
-        manifest = read_manifest(folder, place)
-        _check_hashes(folder, manifest, place)
-        try:
-            return _build(folder, manifest, target)
-        except (AtlasISTNError, SafetensorError, *_INCONSISTENT) as error:
-            reason = error.message if isinstance(error, AtlasISTNError) else f"{type(error).__name__}: {error}"
-            reason = reason.splitlines()[0]
-            raise BundleError(f"the model {place} is inconsistent: {reason}", "get it again from its source") from error
-
-
-def read_manifest(folder: Path, place: Path | None = None) -> dict[str, Any]:
-    """The manifest of an unpacked bundle, its format and schema checked.
-
-    Raises:
-        BundleError: absent, foreign, or of a version this release does not know.
-    """
-    place = place or folder
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{place} is not a model: it has no {MANIFEST}", "give a bundle's folder or zip") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"the manifest of {place} is damaged", "get the model again from its source") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BundleError(f"{place} is not an Atlas-ISTN model", "give a bundle that AtlasISTN wrote")
-    schema = manifest.get("schema")
-    if not isinstance(schema, int) or schema < 1:
-        raise BundleError(f"the manifest of {place} states no schema version", "get the model again from its source")
-    if schema > SCHEMA:
-        raise BundleError(
-            f"{place} was written in schema {schema}; this release knows up to {SCHEMA}", "update AtlasISTN to use it"
-        )
-    return manifest
+    with opened(path) as (folder, values, place), consistent(place, SafetensorError):
+        return _build(folder, manifest_from_dict(values), target)
 
 
 def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -263,77 +198,19 @@ def half_extent(grid: Grid) -> tuple[float, ...]:
     return tuple((n - 1) / 2 * s for n, s in zip(grid.size, grid.spacing, strict=True))
 
 
-def _find(path: str | os.PathLike[str]) -> Path:
-    place = Path(path)
-    if place.exists():
-        return place
-    models = available_models()
-    if str(path) in models:
-        return models[str(path)]
-    raise BundleError(
-        f"there is no model '{path}'", f"give a path, or one of: {', '.join(models) or 'none is bundled'}"
-    )
-
-
-@contextlib.contextmanager
-def _folder_of(place: Path) -> Iterator[Path]:
-    if place.is_dir():
-        yield place
-        return
-    if not zipfile.is_zipfile(place):
-        raise BundleError(f"{place} is neither a folder nor a zip", "give a bundle's folder or zip")
-    with tempfile.TemporaryDirectory(prefix="atlas-istn-") as scratch, zipfile.ZipFile(place) as archive:
-        for member in archive.infolist():
-            inside = PurePosixPath(member.filename.replace("\\", "/"))
-            if inside.is_absolute() or ".." in inside.parts or ":" in member.filename:
-                raise BundleError(
-                    f"{place} would write outside its folder ('{member.filename}')", "do not use this file"
-                )
-        if sum(member.file_size for member in archive.infolist()) > LARGEST_BYTES:
-            raise BundleError(f"{place} unpacks to more than {LARGEST_BYTES >> 30} GiB", "this is not a model")
-        wanted = {PurePosixPath(m.filename).name: m for m in archive.infolist() if not m.is_dir()}
-        try:
-            for name in (MANIFEST, *FILES):
-                if name in wanted:
-                    with archive.open(wanted[name]) as source, open(Path(scratch, name), "wb") as target:
-                        shutil.copyfileobj(source, target)
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise BundleError(f"{place} is damaged: {error}", "get the model again from its source") from error
-        yield Path(scratch)
-
-
-def _check_hashes(folder: Path, manifest: Mapping[str, Any], place: Path) -> None:
-    hashes = manifest.get("hashes")
-    if not isinstance(hashes, dict):
-        raise BundleError(f"the manifest of {place} has no hashes", "get the model again from its source")
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise BundleError(f"the model {place} lacks {name}", "get it again from its source")
-        if hashes.get(name) != _sha256(folder / name):
-            raise BundleError(f"{name} of the model {place} is damaged or was changed", "get it again from its source")
-
-
-def _build(folder: Path, manifest: Mapping[str, Any], device: torch.device) -> Bundle:
-    config = from_dict(ModelConfig, manifest["architecture"])
-    grid = grid_from_dict(manifest["grid"])
-    labels = tuple(Label(**{**entry, "color": tuple(entry["color"])}) for entry in manifest["labels"])
-    if grid.shape != config.shape or len(labels) != config.labels:
-        raise ConfigError("grid, labels and architecture disagree")
-    atlas = [Volume.read(folder / name) for name in (ATLAS_IMAGE, ATLAS_LABELS)]
-    if not all(volume.grid.same_as(grid) for volume in atlas):
-        raise ConfigError("the atlas does not lie on the model grid")
-    tensors = [torch.from_numpy(volume.array.copy()) for volume in atlas]
-    model = AtlasISTN(config, half_extent(grid), *tensors)
+def _build(folder: Path, manifest: Manifest, device: torch.device) -> Bundle:
+    grid = manifest.grid
+    tensors = [torch.from_numpy(volume.array.copy()) for volume in read_atlas(folder, grid, len(manifest.labels))]
+    model = AtlasISTN(manifest.architecture, half_extent(grid), *tensors)
     model.load_state_dict(load_file(folder / WEIGHTS))
-    about = manifest["about"]
     return Bundle(
-        about=About(**about),
-        labels=labels,
+        about=manifest.about,
+        labels=manifest.labels,
         grid=grid,
-        normalisation=from_dict(NormalisationConfig, manifest["normalisation"]),
-        refinement=from_dict(RefineConfig, manifest["refinement"]),
+        normalisation=manifest.normalisation,
+        refinement=manifest.refinement,
         model=channels_last(model).to(device).eval().requires_grad_(False),
-        training=MappingProxyType(dict(manifest.get("training", {}))),
+        training=manifest.training,
     )
 
 
@@ -352,42 +229,35 @@ def _write_files(bundle: Bundle, folder: Path) -> None:
         "architecture": as_dict(bundle.config),
         "refinement": as_dict(bundle.refinement),
         "training": dict(bundle.training),
-        "hashes": {name: _sha256(folder / name) for name in FILES},
+        "hashes": {name: file_hash(folder / name) for name in FILES},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def grid_as_dict(grid: Grid) -> dict[str, Sequence[Any]]:
-    """A grid as plain values for JSON."""
-    return {
-        "shape": list(grid.shape),
-        "spacing": list(grid.spacing),
-        "origin": list(grid.origin),
-        "direction": [list(row) for row in grid.direction],
-    }
-
-
-def grid_from_dict(values: Mapping[str, Any]) -> Grid:
-    """A grid from plain values; see `grid_as_dict`."""
-    return Grid(tuple(values["shape"]), values["spacing"], values["origin"], values["direction"])
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_plain(file)
-        )
-
-
-def _sha256_plain(file: Any) -> str:
-    """For Python 3.10, whose hashlib has no file_digest."""
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _zip(folder: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (MANIFEST, *FILES):
             archive.write(folder / name, name)
+
+
+__all__ = [
+    "ATLAS_IMAGE",
+    "ATLAS_LABELS",
+    "FILES",
+    "FORMAT",
+    "MANIFEST",
+    "SCHEMA",
+    "WEIGHTS",
+    "About",
+    "Bundle",
+    "Label",
+    "available_models",
+    "find_device",
+    "grid_as_dict",
+    "grid_from_dict",
+    "half_extent",
+    "load_bundle",
+    "on_device",
+    "read_manifest",
+    "save_bundle",
+]

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from AtlasISTNLib import bundle as bundle_room
+from AtlasISTNLib import manifest as manifest_room
 from AtlasISTNLib.bundle import FILES, MANIFEST, available_models, find_device, load_bundle, on_device, save_bundle
 from AtlasISTNLib.configs import MODES, RefineConfig
 from AtlasISTNLib.errors import BundleError, DeviceError, OutputError
@@ -234,7 +235,7 @@ class TestDamage:
         self.refused(tmp_path / "flipped.zip", "damaged")
 
     def test_zips_that_unpack_to_too_much(self, saved, tmp_path, monkeypatch):
-        monkeypatch.setattr(bundle_room, "LARGEST_BYTES", 10_000)
+        monkeypatch.setattr(manifest_room, "LARGEST_BYTES", 10_000)
         self.refused(zipped(saved, tmp_path / "bomb.zip"), "unpacks to more")
 
 
@@ -278,7 +279,7 @@ class TestSaving:
 
 class TestPlaces:
     def test_bundled_models_go_by_name(self, a_flat_bundle, tmp_path, monkeypatch):
-        monkeypatch.setattr(bundle_room, "models_folder", lambda: tmp_path / "models")
+        monkeypatch.setattr(manifest_room, "models_folder", lambda: tmp_path / "models")
         assert available_models() == {}
         save_bundle(a_flat_bundle, tmp_path / "models" / "one")
         save_bundle(a_flat_bundle, tmp_path / "models" / "two.zip")

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from AtlasISTNLib import batch, demo
-from AtlasISTNLib import bundle as bundles
+from AtlasISTNLib import batch, demo, manifest
 from AtlasISTNLib.bundle import load_bundle, save_bundle
 from AtlasISTNLib.configs import RefineConfig
 from AtlasISTNLib.geometry import Grid
@@ -27,7 +26,7 @@ def data(tmp_path_factory, a_small_bundle, a_flat_bundle) -> Path:
 
 
 def test_models_lists_and_describes(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles, "models_folder", lambda: data)
+    monkeypatch.setattr(manifest, "models_folder", lambda: data)
     code, out, err = run("models")
     assert (code, err) == (0, "")
     assert out.count("3 shell, 7 core") == 2
@@ -44,7 +43,7 @@ def test_models_lists_and_describes(run, data, tmp_path, monkeypatch):
 def test_models_shows_the_others_when_one_is_damaged(run, data, tmp_path, monkeypatch):
     (tmp_path / "broken.zip").write_bytes(b"PK nothing")
     (tmp_path / "good.zip").write_bytes((data / "small.zip").read_bytes())
-    monkeypatch.setattr(bundles, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(manifest, "models_folder", lambda: tmp_path)
     code, out, err = run("models")
     assert code == 2
     assert "3 shell" in out
@@ -92,7 +91,7 @@ def test_demo_segments_measures_and_may_be_repeated(run, data, tmp_path, monkeyp
         truth = np.digitize(volume.array[0], [20, 75]).astype(np.uint8)
         volume.with_array(np.clip(volume.array, 0, 255).astype(np.uint8)).write(samples / image)
         volume.with_array(np.array([0, 3, 7], np.uint8)[truth]).write(samples / labels)
-    monkeypatch.setattr(bundles, "models_folder", lambda: models)
+    monkeypatch.setattr(manifest, "models_folder", lambda: models)
     monkeypatch.setattr(demo, "samples_folder", lambda: samples)
     all_samples = demo.SAMPLES
     monkeypatch.setattr(demo, "SAMPLES", all_samples[-1:])

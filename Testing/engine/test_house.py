@@ -21,7 +21,8 @@ MODULE = REPOSITORY / "AtlasISTN"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "progress", "configs", "strict_json", "resources"),
     (
-        *("geometry", "nifti", "volume", "correspondence", "topology", "metrics", "folding", "views"),
+        *("geometry", "nifti", "volume", "correspondence", "exchange", "manifest"),
+        *("topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms"),
         *("nnunet", "datasets", "splits", "prepared", "grids", "dataset_checks"),
         "experiment_data",
