@@ -1,17 +1,26 @@
-# Every target makes its own environment in .venv first; nothing else on the machine is touched.
+# Every target makes its own environment in .venv first. Nothing else on the machine is touched, but for the system
+# libraries of `test` and `panel`, which apt installs where it may (see Testing/system_libraries.py).
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+HOST   := $(VENV)/.host-ready
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint clean help
+.PHONY: demo test panel lint libraries clean help
 
 demo: $(READY)  ## segment a sample with a bundled model and write pictures and numbers to out/demo
 	$(BIN)/atlas-istn demo --output out/demo
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -q Testing
+# A process for each part: the engine's tests know no Slicer, the host's know its MRML, the panel's a whole stand-in
+test: $(HOST) libraries  ## run the tests, all of them also where some fail
+	@status=0; for part in engine host panel; do \
+	  echo "Testing/$$part"; $(BIN)/python -m pytest -q Testing/$$part; code=$$?; \
+	  if [ $$status = 0 ]; then status=$$code; fi; \
+	done; exit $$status
+
+panel: $(HOST) libraries  ## drive the panel without Slicer and save pictures of it to out/panel
+	$(BIN)/python Testing/make_panel.py --output out/panel
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check
@@ -31,3 +40,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+$(HOST): $(READY)
+	@echo "Adding Slicer's core, VTK and Qt for the panel's tests"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,host]'
+	@touch $@
+
+# Looked for each time, which takes a moment: a kept .venv may come to a new machine. Where something is missing and
+# cannot be installed it is named, and the tests go on as far as they can.
+libraries: $(READY)
+	@$(BIN)/python Testing/system_libraries.py --install || true
