@@ -8,14 +8,24 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-ENGINE = REPOSITORY / "AtlasISTNLib"
-MODULE = REPOSITORY / "AtlasISTN"
+from house import (
+    ENGINE,
+    HOST,
+    MODULE,
+    NEVER_IN_HOST,
+    REPOSITORY,
+    WIDGET_ROOMS,
+    absolute_complaints,
+    habit_complaints,
+    host_complaints,
+    imports,
+    package_of,
+    python_files,
+    text_complaints,
+)
 
 # A room imports only rooms on lower floors, or earlier on its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -71,44 +81,9 @@ HOST_FLOORS = 2  # the panel knows the floors 0 and 1: it opens before torch is 
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 FLOOR_OF = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 
-UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
-ERRORS_OF_UNPICKLERS = {"pickle.UnpicklingError"}  # torch.load raises it on foreign files
-NEVER_IN_HOST = {"torch", "safetensors", "matplotlib", "tqdm"}
-
-
-def python_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
-
 
 def room_of(path: Path) -> str:
     return path.relative_to(ENGINE).parts[0].removesuffix(".py")
-
-
-def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Line and absolute dotted name of every import in `tree`, those in functions and by name of a string included.
-
-    `package` holds the parts of the dotted name of the package that the file lies in.
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = list(package[: len(package) - node.level + 1]) if node.level else []
-            base += node.module.split(".") if node.module else []
-            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
-        elif isinstance(node, ast.Call) and called(node) in {"import_module", "__import__"}:
-            name = node.args[0] if node.args else None
-            if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                relative = name.value.startswith(".")
-                yield node.lineno, ".".join([*package, name.value.lstrip(".")]) if relative else name.value
-            else:
-                yield node.lineno, "(computed)"
-
-
-def called(node: ast.Call) -> str:
-    if isinstance(node.func, ast.Name):
-        return node.func.id
-    return node.func.attr if isinstance(node.func, ast.Attribute) else ""
 
 
 def floor_complaints(source: str, room: str, package: tuple[str, ...] = ("AtlasISTNLib",)) -> list[str]:
@@ -134,67 +109,7 @@ def floor_complaints(source: str, room: str, package: tuple[str, ...] = ("AtlasI
     return complaints
 
 
-def host_complaints(source: str, package: tuple[str, ...] = ("AtlasISTNHost",)) -> list[str]:
-    """What the imports of one file of the Slicer module break."""
-    known = {room for floor in FLOORS[:HOST_FLOORS] for room in floor} | {"", "__version__"}
-    complaints = []
-    for line, name in imports(ast.parse(source), package):
-        top, _, rest = name.partition(".")
-        if top == "AtlasISTNLib" and rest.split(".")[0] not in known:
-            complaints.append(f"line {line}: the panel may not import {name}: it goes through the worker")
-        if top in NEVER_IN_HOST:
-            complaints.append(f"line {line}: the panel may not import {top}")
-    return complaints
-
-
-def habit_complaints(source: str) -> list[str]:
-    """Prints, code run from data, swallowed errors and mutable defaults in one file."""
-    found: list[tuple[int, str]] = []
-    tree = ast.parse(source)
-    for line, name in imports(tree, ()):
-        if name.split(".")[0] in UNPICKLERS and name not in ERRORS_OF_UNPICKLERS:
-            found.append((line, f"imports {name}"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            found += [(node.lineno, text) for text in call_complaints(node)]
-        elif isinstance(node, ast.ExceptHandler) and is_broad(node):
-            found.append((node.lineno, "catches every exception"))
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            defaults = [*node.args.defaults, *(default for default in node.args.kw_defaults if default)]
-            found += [(default.lineno, "mutable default") for default in defaults if is_mutable(default)]
-    return [f"line {line}: {text}" for line, text in sorted(found)]
-
-
-def call_complaints(node: ast.Call) -> Iterator[str]:
-    if isinstance(node.func, ast.Name) and node.func.id in {"print", "eval", "exec"}:
-        yield f"calls {node.func.id}"
-    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-    if ast.unparse(node.func) == "torch.load" and not is_constant(keywords.get("weights_only"), True):
-        yield "torch.load without weights_only=True"
-    if "allow_pickle" in keywords and not is_constant(keywords["allow_pickle"], False):
-        yield "allow_pickle"
-
-
-def is_constant(node: ast.expr | None, value: object) -> bool:
-    return isinstance(node, ast.Constant) and node.value is value
-
-
-def is_broad(handler: ast.ExceptHandler) -> bool:
-    last = handler.body[-1]
-    if isinstance(last, ast.Raise) and last.exc is None:
-        return False  # tidies up and lets the exception go on
-    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(kind is None or ast.unparse(kind) in {"Exception", "BaseException"} for kind in kinds)
-
-
-def is_mutable(node: ast.expr) -> bool:
-    literal = isinstance(node, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
-    return literal or (isinstance(node, ast.Call) and called(node) in {"list", "dict", "set", "defaultdict"})
-
-
-def package_of(path: Path, root: Path) -> tuple[str, ...]:
-    return path.parent.relative_to(root.parent).parts
-
+HOST_ENGINE_ROOMS = {room for floor in FLOORS[:HOST_FLOORS] for room in floor}
 
 engine_files = pytest.mark.parametrize("path", python_files(ENGINE), ids=lambda p: str(p.relative_to(ENGINE)))
 module_files = pytest.mark.parametrize("path", python_files(MODULE), ids=lambda p: str(p.relative_to(MODULE)))
@@ -218,7 +133,26 @@ def test_engine_habits(path: Path) -> None:
 @module_files
 def test_module_habits_and_imports(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    assert habit_complaints(source) + host_complaints(source, package_of(path, MODULE)) == []
+    assert habit_complaints(source) + host_complaints(source, path.stem, HOST_ENGINE_ROOMS) == []
+
+
+@module_files
+def test_module_texts_can_be_translated(path: Path) -> None:
+    assert text_complaints(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", python_files(HOST), ids=lambda p: p.name)
+def test_host_rooms_know_each_other_by_relative_names(path: Path) -> None:
+    assert absolute_complaints(path.read_text(encoding="utf-8")) == []
+
+
+def test_widget_rooms_are_there_and_need_qt() -> None:
+    rooms = {path.stem: path.read_text(encoding="utf-8") for path in python_files(HOST)}
+    assert set(rooms) >= WIDGET_ROOMS
+    for room in WIDGET_ROOMS:
+        names = {name for _, name in imports(ast.parse(rooms[room]), ("AtlasISTNHost",))}
+        inner = {name.partition(".")[2].split(".")[0] for name in names if name.startswith("AtlasISTNHost.")}
+        assert names & {"qt", "ctk"} or inner & WIDGET_ROOMS, f"{room} needs no Qt: take it out of WIDGET_ROOMS"
 
 
 @pytest.mark.parametrize(
@@ -285,14 +219,57 @@ def test_habit_rule_allows() -> None:
     assert habit_complaints(fine) == []
 
 
-@pytest.mark.parametrize("source", ["import torch", "from AtlasISTNLib import segment", "import AtlasISTNLib.model"])
-def test_host_rule_catches(source: str) -> None:
-    assert host_complaints(source)
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("frames", "import torch"),
+        ("frames", "import scipy.ndimage"),
+        ("frames", "from AtlasISTNLib import segment"),
+        ("frames", "import AtlasISTNLib.model"),
+        ("frames", "import qt"),
+        ("frames", "def f():\n    from ctk import ctkSettings"),
+        ("frames", "from .panel import Panel"),
+        ("frames", "from . import panel"),
+        ("panel", "import PySide6"),
+        ("panel", "import SampleData"),
+    ],
+)
+def test_host_rule_catches(room: str, source: str) -> None:
+    assert host_complaints(source, room, HOST_ENGINE_ROOMS)
 
 
-def test_host_rule_allows() -> None:
-    source = "import slicer, AtlasISTNLib\nfrom AtlasISTNLib.volume import Volume\nfrom .bridge import x"
-    assert host_complaints(source) == []
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("frames", "import slicer, vtk, AtlasISTNLib\nfrom AtlasISTNLib.volume import Volume\nfrom . import nodes"),
+        ("panel", "import qt, ctk\nfrom . import frames"),
+        ("samples", "def f():\n    import SampleData"),
+        ("AtlasISTN", "import qt\nfrom AtlasISTNHost.panel import Panel"),
+    ],
+)
+def test_host_rule_allows(room: str, source: str) -> None:
+    assert host_complaints(source, room, HOST_ENGINE_ROOMS) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "_(f'{n} steps')",
+        "_('a' + name)",
+        "_('{n} steps'.format(n=n))",
+        "translate('context', text)",
+        "label.text = 'No model chosen'",
+        "label.toolTip = f'Step {n} of {total}'",
+    ],
+)
+def test_text_rule_catches(source: str) -> None:
+    assert text_complaints(source)
+
+
+def test_text_rule_allows() -> None:
+    fine = "label.text = _('{n} steps').format(n=n)\nlabel.text = ''\nlabel.text = f'{n:.1f} mm'\nlabel.text = text\n"
+    fine += "_('a long text '\n  'in two pieces')\ntranslate('qSlicerAbstractCoreModule', 'Segmentation')"
+    assert text_complaints(fine) == []
 
 
 # ------------------------------------------------------------------------------------------------------ the front door
@@ -361,9 +338,10 @@ def test_cmake_lists_every_script(folder: Path) -> None:
     assert cmake_list(folder, "MODULE_PYTHON_SCRIPTS") == disk, f"{folder.name}/CMakeLists.txt and the disk disagree"
 
 
-def test_cmake_lists_every_resource_of_the_module() -> None:
-    disk = sorted(p.relative_to(MODULE).as_posix() for p in (MODULE / "Resources").rglob("*") if p.is_file())
-    assert cmake_list(MODULE, "MODULE_PYTHON_RESOURCES") == disk
+def test_cmake_lists_every_file_of_the_module() -> None:
+    made = {MODULE / "CMakeLists.txt", *python_files(MODULE)}
+    files = [p for p in MODULE.rglob("*") if p.is_file() and "__pycache__" not in p.parts and p not in made]
+    assert cmake_list(MODULE, "MODULE_PYTHON_RESOURCES") == sorted(p.relative_to(MODULE).as_posix() for p in files)
 
 
 def test_descriptions_of_the_extension_agree() -> None:
@@ -418,8 +396,8 @@ def test_every_dependency_is_pinned() -> None:
     def named(line: str) -> str:
         return re.split(r"[<>=;\s]", line)[0].lower()
 
-    lists = re.findall(r"^(?:dependencies|dev) = \[([^\]]*)\]", text("pyproject.toml"), re.MULTILINE)
-    wanted = {named(item) for block in lists for item in re.findall(r'"([^"]+)"', block)}
+    lists = re.findall(r"^(?:dependencies|dev|host) = \[([^\]]*)\]", text("pyproject.toml"), re.MULTILINE)
+    wanted = {named(item) for block in lists for _, item in re.findall(r"""^ *(["'])(.+)\1,$""", block, re.MULTILINE)}
     pinned = {named(line) for line in text("constraints.txt").splitlines() if line and not line.startswith("#")}
-    assert len(lists) == 2
+    assert len(lists) == 3
     assert wanted <= pinned, f"constraints.txt has no pin for {sorted(wanted - pinned)}"
