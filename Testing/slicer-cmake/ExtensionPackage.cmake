@@ -1,5 +1,9 @@
 # ${Slicer_EXTENSION_CPACK}: the description of the extension (share/) and the archive that the Extensions Manager unpacks
 
+if(POLICY CMP0177)
+  cmake_policy(SET CMP0177 NEW)  # "./lib" is "lib" where something is installed
+endif()
+
 foreach(_file IN ITEMS README LICENSE)
   if(NOT EXISTS "${EXTENSION_${_file}_FILE}")
     message(FATAL_ERROR "EXTENSION_${_file}_FILE names no file: ${EXTENSION_${_file}_FILE}")

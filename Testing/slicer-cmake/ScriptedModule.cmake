@@ -8,6 +8,10 @@
 # A file outside the source folder has no place in the module: Slicer would copy one named with `..` out of the folder of
 # modules, and an absolute one below it with its whole path. Slicer lets both pass; here they are errors.
 
+if(POLICY CMP0177)
+  cmake_policy(SET CMP0177 NEW)  # "./lib" is "lib" where something is installed
+endif()
+
 function(slicerMacroBuildScriptedModule)
   cmake_parse_arguments(PARSE_ARGV 0 _module "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES")
   if(DEFINED _module_UNPARSED_ARGUMENTS)
