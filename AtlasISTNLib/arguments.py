@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .configs import KEPT, LABEL_SAMPLINGS, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
+from .configs import ATLAS_UPDATES, KEPT, LABEL_SAMPLINGS, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
 from .errors import ConfigError
 
 PROGRAM = "atlas-istn"
@@ -73,6 +73,8 @@ TRAIN_HELP = {
     "eta": "share of the new mean in each epoch's atlas update; 0 keeps the initial atlas",
     "late_eta": "that share from --late-epoch on, to clear the blur of the first epochs away",
     "late_epoch": "first epoch with --late-eta; 0 for none",
+    "atlas_update": "running: from the training steps, where nothing is augmented; separate: in a pass of its own "
+    "after each epoch, as published",
     "center_atlas": "also move the atlas towards the mean of all deformations",
     "part": "joint trains both networks, itn the segmentation network alone",
     "segmentation_loss": "the published mean squared error, or cross-entropy and soft Dice of a softmax",
@@ -102,6 +104,7 @@ _TRAIN_CHOICES = {
     "segmentation_loss": SEGMENTATION_LOSSES,
     "label_sampling": LABEL_SAMPLINGS,
     "keep": KEPT,
+    "atlas_update": ATLAS_UPDATES,
 }
 #: Options whose value may begin with a minus sign.
 _SIGNED = {

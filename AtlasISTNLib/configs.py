@@ -32,6 +32,7 @@ LABEL_SAMPLINGS = ("averaged", "linear", "nearest")
 PARTS = ("joint", "itn")
 #: Which epoch's model a training gives.
 KEPT = ("last", "best")
+ATLAS_UPDATES = ("running", "separate")
 
 _C = TypeVar("_C")
 
@@ -206,6 +207,9 @@ class TrainConfig:
         eta: η, share of the new mean in each epoch's atlas update; 0 keeps the initial atlas.
         late_eta: η from epoch `late_epoch` on, when the cases are aligned and the blur of the first epochs is to go.
         late_epoch: the first epoch with `late_eta`; 0 for none.
+        atlas_update: "running" takes each case as its own training step of the epoch warped it, which saves a second
+            pass over all cases; "separate" makes that pass after the epoch, as published. Where cases are augmented or
+            the atlas is centred, it is always the latter.
         center_atlas: after each epoch, also move the atlas by η of the mean velocity of all cases, towards mean zero.
         part: "joint", or "itn" for the segmentation network alone.
         segmentation_loss: L_s: "mse" as published, or "cross-entropy-dice".
@@ -244,6 +248,7 @@ class TrainConfig:
     eta: float = 0.01
     late_eta: float = 0.2
     late_epoch: int = 0
+    atlas_update: str = "running"
     center_atlas: bool = False
     part: str = "joint"
     segmentation_loss: str = "mse"
@@ -278,6 +283,7 @@ class TrainConfig:
             ("segmentation_loss", SEGMENTATION_LOSSES),
             ("label_sampling", LABEL_SAMPLINGS),
             ("keep", KEPT),
+            ("atlas_update", ATLAS_UPDATES),
         ):
             _one_of(name, getattr(self, name), choices)
         for name in ("center_atlas", "couple", "amp"):
@@ -313,6 +319,18 @@ class TrainConfig:
             )
         if self.part == "itn" and self.segmentation_weight == 0:
             raise ConfigError("training the ITN alone with no weight on its loss trains nothing")
+
+    @property
+    def augments(self) -> bool:
+        """Whether training cases are changed at random before each step."""
+        moved = self.rotation or self.translation or self.scale or self.elastic
+        altered = self.intensity or self.noise or self.blur or self.bias or self.prediction_noise
+        return bool(moved or altered)
+
+    @property
+    def updates_while_running(self) -> bool:
+        """Whether an epoch's own steps give the mean that the atlas moves to."""
+        return self.atlas_update == "running" and not self.augments and not self.center_atlas
 
     def eta_in(self, epoch: int) -> float:
         """η of an epoch, counted from 1."""

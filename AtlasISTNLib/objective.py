@@ -14,6 +14,7 @@ Which gradients flow where:
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ def joint_loss(
     strength: float,
     config: TrainConfig,
     disturbance: Tensor | None = None,
+    warped: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of a batch and its terms by name: "segmentation", "a2s", "s2a", "reg".
 
@@ -42,6 +44,7 @@ def joint_loss(
         strength: λ on this grid.
         config: gives the part that is trained, L_s with its weight, and whether the networks are coupled.
         disturbance: (N, K−1, *shape), added to the foreground of the prediction that the STN sees, and to nothing else.
+        warped: told the points (N, *shape, D) in CUBE of the images for the atlas's voxels, without gradient.
     """
     zero = torch.zeros((), device=image.device)
     terms = {"segmentation": zero, "a2s": zero, "s2a": zero, "reg": zero}
@@ -54,6 +57,8 @@ def joint_loss(
         outward = warp.config.direction == "atlas_from_image"
         to_atlas = warp.atlas_from_image(plus if outward else minus)
         to_image = warp.image_from_atlas(minus if outward else plus)
+        if warped is not None:
+            warped(to_image.detach())
         atlas, foreground = model.atlas_labels[1:].unsqueeze(0), labels[:, 1:]
         terms["a2s"] = label_distance(foreground, sample(atlas, to_atlas))
         terms["s2a"] = label_distance(sample(foreground, to_image), atlas)

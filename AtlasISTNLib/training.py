@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .atlas_updates import mean_case, update_atlas
+from .atlas_updates import RunningMean, mean_case, update_atlas
 from .augmentation import batch_of, on_grid, prediction_noise
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
 from .checkpoint import Progressed, clear_half_written, resume, save_checkpoint
@@ -235,6 +235,7 @@ class _Training:
         self.moving = list(_trained_parts(self.model, config).parameters())
         self.optimizer = torch.optim.Adam(self.moving, lr=config.learning_rate, foreach=True)
         self.so_far = Progressed()
+        self.mean: RunningMean | None = None
 
     def go_on(self, path: Path, setting: Mapping[str, Any]) -> None:
         self.so_far = resume(path, self.model, self.optimizer, setting)
@@ -298,6 +299,8 @@ class _Training:
         draw = torch.Generator().manual_seed(config.seed * 100003 + epoch)
         shuffled = self.training[torch.randperm(len(self.training), generator=draw)]
         omega = config.omega(epoch)
+        joint = config.part == "joint" and config.updates_while_running and config.eta_in(epoch)
+        self.mean = RunningMean(self.model) if joint else None
         sums = torch.zeros(5, device=self.group.device)
         for batch in shuffled.split(config.batch_size):
             self.optimizer.zero_grad(set_to_none=True)
@@ -327,7 +330,9 @@ class _Training:
             return torch.zeros(5, device=self.group.device)
         image, labels = batch_of(self.data, own, self.grid, self.config, epoch, self.group.device)
         noise = prediction_noise(own, labels.shape[1] - 1, self.grid, self.config, epoch, self.group.device)
-        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config, noise)
+        mean = self.mean
+        warped = None if mean is None else lambda points: mean.add(image, labels, points)
+        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config, noise, warped)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             return None
         (loss * (len(own) / len(batch))).backward()
@@ -347,7 +352,9 @@ class _Training:
 
     def _update_atlas(self, epoch: int) -> None:
         eta, config = self.config.eta_in(epoch), self.config
-        if eta and config.part == "joint":
+        if self.mean is not None:
+            self.mean.move(self.model, len(self.training), self.group, eta)
+        elif eta and config.part == "joint":
             cases, size = self.training, config.batch_size
             update_atlas(self.model, self.data, cases, size, self.group, eta, config.center_atlas)
 

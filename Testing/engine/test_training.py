@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +14,12 @@ from safetensors.torch import save_file
 from scipy import ndimage
 
 from AtlasISTNLib import training
+from AtlasISTNLib.atlas_updates import RunningMean, update_atlas
+from AtlasISTNLib.augmentation import on_grid
 from AtlasISTNLib.bundle import About, Bundle, Label, half_extent, load_bundle, save_bundle
 from AtlasISTNLib.configs import DIRECTIONS, ModelConfig, NormalisationConfig, RefineConfig, TrainConfig
 from AtlasISTNLib.datasets import Case
+from AtlasISTNLib.distributed import processes
 from AtlasISTNLib.errors import BundleError, Cancelled, ConfigError, DivergenceError, VolumeError
 from AtlasISTNLib.geometry import WORLD, Grid
 from AtlasISTNLib.model import AtlasISTN
@@ -132,7 +137,7 @@ class TestAtlasUpdate:
     @pytest.mark.parametrize("direction", DIRECTIONS)
     def test_against_a_plain_loop(self, direction, letters, tmp_path):
         """atlas ← (1 − η) atlas + η mean(z∘Φ), with numpy's own sampling and the weights at the end of the epoch."""
-        config = replace(QUICK, epochs=1, eta=0.3)
+        config = replace(QUICK, epochs=1, eta=0.3, atlas_update="separate")
         model_config = ModelConfig(labels=2, shape=GRID.shape, direction=direction)
         bundle, _ = run(letters, config, model_config=model_config)
         data = prepared(letters, config, tmp_path)
@@ -159,6 +164,34 @@ class TestAtlasUpdate:
         for name, old, mean in (("atlas_image", images, mean_image), ("atlas_labels", labels, mean_labels)):
             expected = 0.7 * old.mean(axis=0) + 0.3 * mean
             np.testing.assert_allclose(getattr(bundle.model, name), expected, atol=1e-4)
+
+    @pytest.mark.parametrize("direction", DIRECTIONS)
+    def test_while_running_as_in_a_pass_of_its_own(self, direction, letters, tmp_path):
+        """With weights that stand still, the mean of the steps is that of a separate pass."""
+        model_config = ModelConfig(labels=2, shape=GRID.shape, direction=direction)
+        trained, _ = run(letters, replace(QUICK, epochs=2), model_config=model_config)
+        data = prepared(letters, QUICK, tmp_path)
+        models = [copy.deepcopy(trained.model) for _ in range(2)]
+        first = trained.model.atlas_labels.clone()
+        cases = torch.arange(len(letters))
+        with processes(torch.device("cpu")) as group:
+            update_atlas(models[0], data, cases, 4, group, 0.5, False)
+            mean = RunningMean(models[1])
+            for index in cases.split(4):
+                image, labels = on_grid(data, index, torch.device("cpu"))
+                add = functools.partial(mean.add, image, labels)
+                joint_loss(models[1], image, labels, 1.0, 40.0, QUICK, warped=add)
+            mean.move(models[1], len(cases), group, 0.5)
+        assert (models[0].atlas_labels - first).abs().max() > 0.01
+        for name in ("atlas_image", "atlas_labels"):
+            torch.testing.assert_close(getattr(models[0], name), getattr(models[1], name), atol=1e-5, rtol=0)
+
+    def test_augmented_cases_are_never_the_atlas(self, letters):
+        """A mean of turned and noisy cases would blur the atlas: the cases themselves are passed through again."""
+        config = replace(QUICK, epochs=1, eta=0.3, noise=0.5, rotation=20.0)
+        one, two = (run(letters, replace(config, atlas_update=way))[0] for way in ("running", "separate"))
+        assert_same_model(one, two)
+        assert differ(run(letters, replace(QUICK, epochs=1, eta=0.3))[0], one)
 
 
 class TestVariants:
@@ -215,7 +248,7 @@ class TestVariants:
     def test_centring_moves_the_atlas_along_the_mean_velocity(self, letters, direction):
         """The cases, re-registered to the moved atlas by φ with v − ηv̄, must land where they were."""
         model_config = ModelConfig(labels=2, shape=GRID.shape, direction=direction, affine=False)
-        config = replace(QUICK, epochs=6, eta=0.5)
+        config = replace(QUICK, epochs=6, eta=0.5, atlas_update="separate")
         plain, _ = run(letters, config, model_config=model_config)
         velocities = []
         for case in letters:

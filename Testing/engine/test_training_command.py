@@ -182,7 +182,8 @@ def another(field) -> tuple[list[str], object]:
     if field.type == "bool":
         return [option.replace("--", "--no-") if default else option], not default
     if field.type == "str":
-        other = {"joint": "itn", "mse": "cross-entropy-dice", "averaged": "nearest", "last": "best"}[default]
+        others = {"joint": "itn", "mse": "cross-entropy-dice", "averaged": "nearest", "last": "best"}
+        other = {**others, "running": "separate"}[default]
         return [option, other], other
     value = 3 if field.type == "int" else 0.25
     return [option, str(value)], value
