@@ -1,0 +1,332 @@
+"""One panel's work with the engine: what is running, what came of it, and which nodes hold it. No widgets.
+
+A run goes: voxels of the input to a job folder, request to the engine, result read from the folder, nodes written.
+Until the last step nothing in the scene changes but our own surfaces, which follow a refinement while it runs and go
+back to the last result when it fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from AtlasISTNLib.configs import PlacementConfig, RefineConfig, as_dict
+from AtlasISTNLib.errors import AtlasISTNError, VolumeError
+from AtlasISTNLib.exchange import correspondence_from_files
+from AtlasISTNLib.geometry import Grid
+from AtlasISTNLib.manifest import load_atlas
+
+from . import frames, nodes, results, surfaces
+from .engine import Engine, Failure
+from .jobs import JobFolders, save_volume
+from .messages import failure_of
+from .models import Entry
+
+#: Seconds between two looks at a running refinement; the engine takes longer where a look costs more than a fifth.
+PREVIEW_SECONDS = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to segment, with what and where.
+
+    Attributes:
+        volume: the input's node.
+        region: a box node or None.
+        model: the model.
+        device: "auto", "cpu", "cuda:0", …
+        threads: of the processor; 0 for all.
+        low_memory: work in smaller pieces.
+    """
+
+    volume: Any
+    region: Any
+    model: Entry
+    device: str = "auto"
+    threads: int = 0
+    low_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run is.
+
+    Attributes:
+        stage: as the engine names it; "" before it said anything.
+        fraction: done of this stage in [0, 1]; None when not known.
+        text: one line for people.
+    """
+
+    stage: str
+    fraction: float | None
+    text: str
+
+
+@dataclass
+class _Run:
+    """A run that is going on."""
+
+    task: Task
+    volume_id: str
+    folder: Path
+    then: RefineConfig | None
+    refining: bool
+    stopping: bool = False
+
+
+class Session:
+    """Owner of the engine's current run and of the last result.
+
+    Args:
+        engine: the engine's process.
+        jobs: where requests keep their files.
+        on_change: told after every change of what the attributes say.
+
+    Attributes:
+        status: of the run that is going on; None when none is.
+        failure: of the last run; None when it went well.
+        outcome: the last result, while its input is in the scene.
+        nodes: the nodes that hold it.
+    """
+
+    def __init__(self, engine: Engine, jobs: JobFolders, on_change: Callable[[], None]) -> None:
+        self.engine, self.jobs, self._changed = engine, jobs, on_change
+        self.status: Status | None = None
+        self.failure: Failure | None = None
+        self.outcome: results.Outcome | None = None
+        self.nodes: Any = None
+        self._input_id = ""
+        self._model: Entry | None = None
+        self._run: _Run | None = None
+        self._atlases: dict[str, Mapping[int, Any]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is going on."""
+        return self._run is not None
+
+    @property
+    def refining(self) -> bool:
+        """Whether that is a refinement."""
+        return self._run is not None and self._run.refining
+
+    def holds(self, volume: Any, model: Entry | None) -> bool:
+        """Whether the last result is one of this input and model."""
+        if volume is None or model is None or self.outcome is None or self._model is None:
+            return False
+        return bool(volume.GetID() == self._input_id and model.key == self._model.key)
+
+    def segment(self, task: Task, then: RefineConfig | None = None) -> None:
+        """Start segmenting; with `then`, refine as soon as there is a result.
+
+        Raises:
+            AtlasISTNError: the input cannot be segmented; nothing was started.
+        """
+        self._start("segment", task, then, {})
+
+    def refine(self, task: Task, config: RefineConfig) -> None:
+        """Start refining from the one-pass result, which the engine makes again where it has it no more.
+
+        Raises:
+            AtlasISTNError: as `segment`.
+        """
+        more = {"config": as_dict(config), "preview_seconds": PREVIEW_SECONDS}
+        self._start("refine", task, None, more)
+
+    def stop(self) -> None:
+        """Ask the run to stop; what a refinement reached so far is kept."""
+        if self._run is not None and not self._run.stopping:
+            self._run.stopping, self._run.then = True, None
+            self.status = Status("stopping", None, _("Stopping…"))
+            self.engine.cancel()
+            self._changed()
+
+    def forget(self) -> None:
+        """Drop the last result, as when its scene is closed; a run that is going on is stopped and its result lost."""
+        self.outcome, self.nodes, self._input_id, self._model = None, None, "", None
+        if self._run is not None:
+            self._run.volume_id = ""
+            self.stop()
+
+    def show_failure(self, failure: Failure | None) -> None:
+        """Set what went wrong outside of a run, or that nothing did."""
+        self.failure = failure
+        self._changed()
+
+    # What follows is called by the engine's client, in Qt's thread
+
+    def _start(self, do: str, task: Task, then: RefineConfig | None, more: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            return
+        self.failure = None
+        folder = self.jobs.new()
+        try:
+            fields = self._fields(task, folder)
+        except AtlasISTNError:
+            self.jobs.remove(folder)
+            raise
+        self._run = _Run(task, task.volume.GetID(), folder, then, do == "refine")
+        self.status = Status("", None, _("Starting the engine…") if self.engine.state == "off" else _("Starting…"))
+        accepted = self.engine.request(
+            do,
+            {**fields, **more},
+            on_progress=self._on_progress,
+            on_preview=self._on_preview,
+            on_result=self._on_result,
+            on_error=self._on_error,
+        )
+        if not accepted and self._run is not None:
+            self._end()
+            self.failure = Failure("Busy", _("The engine is busy"), _("wait until it is done, or stop it"))
+        self._changed()
+
+    def _fields(self, task: Task, folder: Path) -> dict[str, Any]:
+        """A request's fields; the voxels go to the folder."""
+        if task.model.manifest is None:
+            raise VolumeError(task.model.problem, "choose another model")
+        volume = frames.volume_from_node(task.volume)
+        placement = None if task.region is None else frames.placement_from_roi(task.region, task.volume)
+        return {
+            "model": str(task.model.path),
+            "device": task.device,
+            "threads": task.threads,
+            "low_memory": task.low_memory,
+            "image": save_volume(volume, folder),
+            "placement": as_dict(PlacementConfig(**placement)) if placement else None,
+            "folder": str(folder),
+            "case": _case_name(task, volume.grid, placement),
+        }
+
+    def _on_progress(self, event: Mapping[str, Any]) -> None:
+        if self._run is None or self._run.stopping:
+            return
+        total, step = int(event.get("total") or 0), int(event.get("step") or 0)
+        self.status = Status(str(event["stage"]), step / total if total else None, _progress_text(event))
+        self._changed()
+
+    def _on_preview(self, event: Mapping[str, Any]) -> None:
+        run = self._run
+        if run is None or not run.volume_id or self.nodes is None or not self.nodes.surfaces:
+            return
+        volume = slicer.mrmlScene.GetNodeByID(run.volume_id)
+        if volume is None:
+            return
+        correspondence = correspondence_from_files(event["correspondence"], run.folder)
+        self._move_surfaces(run.task.model, correspondence, volume)
+
+    def _on_result(self, event: Mapping[str, Any]) -> None:
+        run = self._run
+        if run is None:
+            return
+        failure, then = None, run.then
+        try:
+            self._keep(run, event)
+        except AtlasISTNError as error:
+            failure = failure_of(error)
+        except (OSError, RuntimeError, ValueError) as error:
+            _log.exception("the result could not be written into the scene")
+            failure = Failure(
+                type(error).__name__,
+                _("The result could not be brought into the scene: {error}").format(error=error),
+                _("earlier results are as they were; please copy the report"),
+            )
+        self._end()
+        self.failure = failure
+        if failure is None and then is not None and self.outcome is not None:
+            self._again(run.task, then)
+        self._changed()
+
+    def _again(self, task: Task, config: RefineConfig) -> None:
+        try:
+            self.refine(task, config)
+        except AtlasISTNError as error:
+            self.failure = failure_of(error)
+
+    def _keep(self, run: _Run, event: Mapping[str, Any]) -> None:
+        outcome = results.read_outcome(event)
+        volume = slicer.mrmlScene.GetNodeByID(run.volume_id) if run.volume_id else None
+        if volume is None:
+            if run.volume_id:
+                raise VolumeError(
+                    _("The volume was removed from the scene while it was segmented"), _("its result was dropped")
+                )
+            return  # the scene was closed
+        atlas = self._surfaces_of(run.task.model)
+        self.nodes = results.write_outcome(outcome, volume, run.task.model.manifest, atlas)
+        self.outcome, self._input_id, self._model = outcome, run.volume_id, run.task.model
+
+    def _on_error(self, failure: Failure) -> None:
+        run = self._run
+        if not failure.over:  # no sign of life: it may still come back, or be stopped
+            self.failure = failure
+            self._changed()
+            return
+        self._end()
+        if run is not None and run.refining and self.outcome is not None and self.nodes is not None:
+            volume = slicer.mrmlScene.GetNodeByID(self._input_id) if self._input_id else None
+            if volume is not None:
+                self._move_surfaces(run.task.model, self.outcome.final, volume)
+        self.failure = None if failure.kind == "Cancelled" else failure
+        self._changed()
+
+    def _end(self) -> None:
+        if self._run is not None:
+            self.jobs.remove(self._run.folder)
+        self._run, self.status = None, None
+
+    def _surfaces_of(self, model: Entry) -> Mapping[int, Any]:
+        """The atlas's surfaces, made once for each model."""
+        if model.dimension < 3 or model.manifest is None:
+            return {}
+        version = json.dumps([str(model.path), model.manifest.about.version, _changed_at(model.path)])
+        if version not in self._atlases:
+            self._atlases[version] = surfaces.atlas_surfaces(model.manifest, load_atlas(model.path)[1])
+        return self._atlases[version]
+
+    def _move_surfaces(self, model: Entry, correspondence: Any, volume: Any) -> None:
+        present = {value: node for value, node in self.nodes.surfaces.items() if nodes.in_scene(node)}
+        if present:
+            frame = frames.processing_frame(volume)
+            surfaces.move_surfaces(present, self._surfaces_of(model), correspondence, frame)
+
+
+def _case_name(task: Task, grid: Grid, placement: Mapping[str, Any] | None) -> str:
+    """What the engine keeps a case under: another one as soon as anything of the input changes."""
+    image = task.volume.GetImageData()
+    parts = [task.volume.GetID(), image.GetMTime(), asdict(grid), placement, task.model.key]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _changed_at(path: Path) -> float:
+    place = path / "manifest.json" if path.is_dir() else path
+    return place.stat().st_mtime if place.exists() else 0.0
+
+
+def _progress_text(event: Mapping[str, Any]) -> str:
+    stage, step, total = str(event["stage"]), int(event.get("step") or 0), int(event.get("total") or 0)
+    values = event.get("values") or {}
+    text = {
+        "load": _("Loading the model…"),
+        "place": _("Looking for the anatomy…"),
+        "predict": _("Predicting…"),
+        "register": _("Warping the atlas…"),
+        "write": _("Bringing the result to the scan…"),
+    }.get(stage, stage)
+    if stage == "refine":
+        text = _("Step {step} of {total}").format(step=step, total=total)
+        if values.get("total") is not None:
+            text += _(", loss {loss:.4g}").format(loss=float(values["total"]))
+    left = event.get("seconds_left")
+    if left is not None and float(left) >= 1:
+        text += _(", {seconds:.0f} s left").format(seconds=float(left))
+    return text
