@@ -60,6 +60,10 @@ Train models, measure them on test sets and write tables and figures, all as a J
 SPEC is such a file (docs/experiments.md describes it) or the name of an experiment that comes along. A run that was
 stopped goes on where it was when it is started again; with different --only, several processes may work in one DIR.
 """
+_WORKER = """\
+Serve another program, such as the module in 3D Slicer: one JSON object a line, requests on stdin and events on stdout;
+AtlasISTNLib/worker.py describes them. It ends with its input.
+"""
 #: Every field of TrainConfig.
 TRAIN_HELP = {
     "epochs": "passes over the cases",
@@ -175,6 +179,7 @@ def _parser() -> Parser:
     _import_reference(
         _command(commands, "import-reference", "turn a model of the authors' released training into ours")
     )
+    _worker(commands)
     return parser
 
 
@@ -234,6 +239,13 @@ def _segment(parser: Parser) -> None:
     place.add_argument("--center", type=numbers, metavar="x,y,z", help="centre of the grid, LPS mm")
     place.add_argument("--box", type=numbers, metavar="x0,x1,y0,y1,z0,z1", help="box around the anatomy, LPS mm")
     _machine(parser)
+
+
+def _worker(commands: Any) -> None:
+    parser: Parser = commands.add_parser("worker", help="serve another program", description=_WORKER)
+    parser.add_argument("--threads", type=whole, dest="worker_threads", metavar="N", help="CPU threads to use at most")
+    parser.add_argument("--verbose", action="store_true", help="show the engine's log")
+    parser.set_defaults(events=None, quiet=False, debug=False)
 
 
 def _demo(parser: Parser) -> None:

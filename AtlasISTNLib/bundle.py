@@ -131,7 +131,8 @@ def load_bundle(path: str | os.PathLike[str], device: str = "auto") -> Bundle:
     """
     target = find_device(device)
     with opened(path) as (folder, values, place), consistent(place, SafetensorError):
-        return _build(folder, manifest_from_dict(values), target)
+        bundle = _build(folder, manifest_from_dict(values))
+    return replace(bundle, model=bundle.model.to(target))  # a device may run out of memory: not the model's fault
 
 
 def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -198,7 +199,7 @@ def half_extent(grid: Grid) -> tuple[float, ...]:
     return tuple((n - 1) / 2 * s for n, s in zip(grid.size, grid.spacing, strict=True))
 
 
-def _build(folder: Path, manifest: Manifest, device: torch.device) -> Bundle:
+def _build(folder: Path, manifest: Manifest) -> Bundle:
     grid = manifest.grid
     tensors = [torch.from_numpy(volume.array.copy()) for volume in read_atlas(folder, grid, len(manifest.labels))]
     model = AtlasISTN(manifest.architecture, half_extent(grid), *tensors)
@@ -209,7 +210,7 @@ def _build(folder: Path, manifest: Manifest, device: torch.device) -> Bundle:
         grid=grid,
         normalisation=manifest.normalisation,
         refinement=manifest.refinement,
-        model=channels_last(model).to(device).eval().requires_grad_(False),
+        model=channels_last(model).eval().requires_grad_(False),
         training=manifest.training,
     )
 

@@ -89,6 +89,10 @@ def _command(name: str) -> Callable[[Namespace, Console, Cancel], int]:
         from .experiment_command import run_experiment
 
         return run_experiment
+    if name == "worker":
+        from .worker import serve
+
+        return lambda options, console, cancel: serve(options.worker_threads)
     from . import commands
 
     return {

@@ -18,12 +18,18 @@ from .grids import larger
 from .networks import ITN_MULTIPLE
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .volume import Volume
+from .warp import sample
 
 #: The whole image goes through the ITN in slabs of at most so many voxels, overlapping by the ITN's reach.
 _SLAB_VOXELS = 1 << 22
+#: The same where memory is short: their overlaps then cost more than they do.
+SMALL_SLAB_VOXELS = 1 << 19
 _REACH = 6 * ITN_MULTIPLE
 #: Less foreground than this share of the atlas's own, and nothing was found.
 _LEAST_MASS = 0.05
+#: So many places are compared at most: pieces of at least this share of the largest one, so far apart as this share of
+#: the model grid's shortest side.
+_MOST_CANDIDATES, _LEAST_PIECE, _APART = 4, 0.15, 0.05
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,21 @@ class Placement:
 
 
 def place(
-    bundle: Bundle, image: Volume, config: PlacementConfig, report: Report = silent, cancel: Cancel = never
+    bundle: Bundle,
+    image: Volume,
+    config: PlacementConfig,
+    report: Report = silent,
+    cancel: Cancel = never,
+    slab_voxels: int | None = None,
 ) -> Placement:
     """Place the model grid; its directions and spacing are the model's, only its centre is sought.
 
     Args:
         image: of the model's dimension.
         config: how.
+        report: gets stage "place".
+        cancel: asked before each slab of the image.
+        slab_voxels: how much of the image goes through the ITN at once, at most.
 
     Raises:
         ConfigError: a given centre or box has another dimension, or lies outside the image.
@@ -59,7 +73,7 @@ def place(
         return _given(grid, image, config)
     with_itn = bundle.config.stn_input == "prediction"  # a model of images has nothing to look with
     if config.how == "auto" and with_itn and larger(image.grid, grid):
-        return _found(bundle, image, report, cancel)
+        return _found(bundle, image, report, cancel, slab_voxels)
     return Placement(_at(grid, np.array(image.grid.center)), "center")
 
 
@@ -110,10 +124,10 @@ def _given(grid: Grid, image: Volume, config: PlacementConfig) -> Placement:
     return Placement(_at(grid, center), "given", tuple(warnings))
 
 
-def _found(bundle: Bundle, image: Volume, report: Report, cancel: Cancel) -> Placement:
-    """Run the ITN over the whole image and centre the grid on the mass of its foreground."""
+def _found(bundle: Bundle, image: Volume, report: Report, cancel: Cancel, slab_voxels: int | None) -> Placement:
+    """Run the ITN over the whole image, and centre the grid on that part of its foreground that the atlas explains."""
     grid = bundle.grid
-    mass = foreground_mass(bundle, image, report, cancel)
+    mass = foreground_mass(bundle, image, report, cancel, slab_voxels)
     atlas_mass = bundle.model.atlas_labels[1:].sum(dim=0).clamp(0, 1).cpu().numpy()
     if mass.array.sum() < _LEAST_MASS * atlas_mass.sum():
         return Placement(
@@ -121,28 +135,74 @@ def _found(bundle: Bundle, image: Volume, report: Report, cancel: Cancel) -> Pla
             "center",
             ("The anatomy was not found in the image; the model grid was placed at the image's centre.",),
         )
-    # The window of the model grid's size that holds most of the mass, then its centroid: islands elsewhere do not pull.
+    centers = _candidates(mass, atlas_mass, grid)
+    best = 0
+    if len(centers) > 1:
+        scores = []
+        for center in centers:
+            stop_if(cancel, "looking for the anatomy")
+            scores.append(agreement(bundle, image, _at(grid, center)))
+        best = int(np.argmax(scores))
+    return Placement(_at(grid, centers[best]), "auto")
+
+
+def _candidates(mass: Volume, atlas_mass: NDArray[np.floating], grid: Grid) -> list[Float]:
+    """Centres of the model grid at which the anatomy may be: where most of the mass is, then at its largest pieces.
+
+    Something else that looks like the anatomy, as a vertebra does like a heart full of contrast, may outweigh it or
+    pull the centre of both to a place between them.
+    """
     values = mass.array[0].astype(np.float64)
-    window = ndimage.uniform_filter(
-        values, size=[min(n, m) for n, m in zip(grid.shape, values.shape, strict=True)], mode="constant"
-    )
-    center = mass.grid.transform_points(np.array(np.unravel_index(window.argmax(), values.shape)[::-1]), WORLD, VOXEL)
-    atlas_offset = _centroid(atlas_mass, grid, grid) - np.array(grid.center)
-    points = mass.grid
+    offset = _centroid(atlas_mass, grid, grid) - np.array(grid.center)
+    centers = [_heaviest(values, mass.grid, grid, offset)]
+    pieces, count = ndimage.label(values > 0)
+    weights = ndimage.sum_labels(values, pieces, np.arange(1, count + 1)) if count > 1 else np.zeros(0)
+    order = np.argsort(weights)[::-1][: _MOST_CANDIDATES - 1]
+    for piece in order[weights[order] >= _LEAST_PIECE * weights.max(initial=0)] + 1:
+        middle = np.array(ndimage.center_of_mass(values, pieces, int(piece)))[::-1]
+        center = mass.grid.transform_points(middle, WORLD, VOXEL) - offset
+        if all(np.linalg.norm(center - other) > _APART * min(grid.extent) for other in centers):
+            centers.append(center)
+    return centers
+
+
+def _heaviest(values: NDArray[np.float64], points: Grid, grid: Grid, offset: Float) -> Float:
+    """The centre of the window of the model grid's size that holds most of the mass, moved onto the mass in it."""
+    sizes = [min(n, m) for n, m in zip(grid.shape, values.shape, strict=True)]
+    window = ndimage.uniform_filter(values, size=sizes, mode="constant")
+    center = points.transform_points(np.array(np.unravel_index(window.argmax(), values.shape)[::-1]), WORLD, VOXEL)
     for _ in range(8):
-        moved = _centroid(values, points, _at(grid, center)) - atlas_offset
+        moved = _centroid(values, points, _at(grid, center)) - offset
         done = np.linalg.norm(moved - center) < 0.1 * min(grid.spacing)
         center = moved
         if done:
             break
-    return Placement(_at(grid, center), "auto")
+    return center
 
 
-def foreground_mass(bundle: Bundle, image: Volume, report: Report = silent, cancel: Cancel = never) -> Volume:
+@torch.no_grad()
+def agreement(bundle: Bundle, image: Volume, grid: Grid) -> float:
+    """How well the atlas, registered in one pass, explains what the ITN sees on a grid: the labels' mean soft Dice."""
+    normal = torch.from_numpy(normalised(image, grid, bundle.normalisation).array.copy())
+    prediction, warp = bundle.model(normal.unsqueeze(0).to(bundle.device))
+    seen = prediction[0, 1:].clamp(0, 1).flatten(1)
+    warped = sample(bundle.model.atlas_labels[1:].unsqueeze(0), warp.atlas_from_image())[0].clamp(0, 1).flatten(1)
+    overlap = 2 * (seen * warped).sum(dim=1) / (seen.square().sum(dim=1) + warped.square().sum(dim=1)).clamp_min(1e-6)
+    return float(overlap.mean())
+
+
+def foreground_mass(
+    bundle: Bundle,
+    image: Volume,
+    report: Report = silent,
+    cancel: Cancel = never,
+    slab_voxels: int | None = None,
+) -> Volume:
     """The ITN's foreground weight in [0, 1] over the whole image at the model's spacing and directions."""
     grid = _covering(image.grid, bundle.grid)
     normal = torch.from_numpy(normalised(image, grid, bundle.normalisation).array.copy())
-    rows = max(ITN_MULTIPLE, _SLAB_VOXELS // int(np.prod(grid.shape[1:])) // ITN_MULTIPLE * ITN_MULTIPLE)
+    slab = slab_voxels or _SLAB_VOXELS
+    rows = max(ITN_MULTIPLE, slab // int(np.prod(grid.shape[1:])) // ITN_MULTIPLE * ITN_MULTIPLE)
     parts = []
     for low in range(0, grid.shape[0], rows):
         stop_if(cancel, "looking for the anatomy")

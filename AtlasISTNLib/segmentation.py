@@ -23,7 +23,7 @@ from .datasets import normalised
 from .errors import ConfigError, DeviceError, DivergenceError
 from .geometry import Grid, Plane, transform_points
 from .losses import label_distance, smoothness, strength_in_voxels
-from .placement import Placement, place, touching
+from .placement import SMALL_SLAB_VOXELS, Placement, place, touching
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .result import Result, State, Step, Trace
 from .volume import Volume, checked_image, flattened
@@ -44,6 +44,7 @@ def segment(
     placement: PlacementConfig | None = None,
     report: Report = silent,
     cancel: Cancel = never,
+    low_memory: bool = False,
 ) -> Result:
     """Predict labels with the ITN and register the atlas to them in one pass.
 
@@ -53,6 +54,7 @@ def segment(
         placement: where to put the model grid; automatic by default.
         report: gets the stages "place", "predict" and "register".
         cancel: asked between stages.
+        low_memory: look for the anatomy in smaller parts of the image, which takes longer.
 
     Raises:
         VolumeError: the image cannot be segmented by this model.
@@ -64,7 +66,8 @@ def segment(
     checked_image(image, bundle.config.ndim)
     flat, plane = flattened(image) if image.grid.ndim > bundle.config.ndim else (image, None)
     try:
-        placed = place(bundle, flat, _on_plane(placement or PlacementConfig(), plane), report, cancel)
+        slab = SMALL_SLAB_VOXELS if low_memory else None
+        placed = place(bundle, flat, _on_plane(placement or PlacementConfig(), plane), report, cancel, slab)
         located = time.perf_counter()
         stop_if(cancel, "segmenting")
         with torch.no_grad():

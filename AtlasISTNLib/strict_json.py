@@ -124,28 +124,43 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", "check the path") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text file in UTF-8") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: the JSON.
+        where: it comes from, for errors.
+
+    Raises:
+        ConfigError: no JSON, a key given twice, or a number that is none.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_once(path), parse_constant=_not_a_number(path))
+        return json.loads(text, object_pairs_hook=_once(where), parse_constant=_not_a_number(where))
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"{path} is not JSON: {error.msg} ({where})", "correct it there") from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ConfigError(f"{where} is not JSON: {error.msg} ({place})", "correct it there") from error
+    except (RecursionError, ValueError) as error:  # nested, or a number, beyond all reason
+        raise ConfigError(f"{where} is not JSON that can be read: {error}") from error
 
 
-def _once(path: Path) -> Callable[[Sequence[tuple[str, Any]]], dict[str, Any]]:
+def _once(where: str) -> Callable[[Sequence[tuple[str, Any]]], dict[str, Any]]:
     def made(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ConfigError(f"{path} gives '{key}' twice in one object", "keep one of them")
+                raise ConfigError(f"{where} gives '{key}' twice in one object", "keep one of them")
             found[key] = value
         return found
 
     return made
 
 
-def _not_a_number(path: Path) -> Callable[[str], Any]:
+def _not_a_number(where: str) -> Callable[[str], Any]:
     def refuse(text: str) -> NoReturn:
-        raise ConfigError(f"{path} holds {text}, which is no number", "leave the key out or give a number")
+        raise ConfigError(f"{where} holds {text}, which is no number", "leave the key out or give a number")
 
     return refuse
 
@@ -164,4 +179,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-__all__ = ["REQUIRED", "Section", "read_json"]
+__all__ = ["REQUIRED", "Section", "parse_json", "read_json"]

@@ -16,7 +16,7 @@ from .dataset_checks import DataCheck, check_cases, listed
 from .datasets import DataSet, find_cases
 from .errors import ConfigError, OutputError, VolumeError
 from .grids import ModelGrid, check_sizes, choose_grid
-from .progress import Cancel
+from .progress import Cancel, Report, never, silent
 from .terminal import FINE, INTERRUPTED, Console, figure, is_main, table
 from .tracking import TensorBoard
 from .training import Trained, run_training
@@ -29,7 +29,7 @@ _MODEL_OPTIONS = ("affine", "nonrigid", "itn_channels", "stn_channels", "stn_inp
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What a training is to be made of, checked as far as it can be without reading an image."""
 
     config: TrainConfig
@@ -41,50 +41,75 @@ class _Plan:
 
 def run_train(options: Namespace, console: Console, cancel: Cancel) -> int:
     """`atlas-istn train`; gives the exit code. Of several processes only the first one speaks and writes."""
-    plan = _plan(options)
+    plan = make_plan(options)
     title = options.name or "data"
     with console.progress(title) as report:
-        check = check_cases(
-            plan.data.cases,
-            plan.names,
-            plan.config,
-            ignore_others=options.ignore_other_labels,
-            report=report,
-            cancel=cancel,
-        )
+        check = check_data(plan, options, report, cancel)
     for note in check.notes if check.good or options.check else ():
         console.warn(str(note))
     if not check.good:
         if options.check:
             console.say(_data_text(plan.data, check))
         _refuse(check, len(plan.data.cases), console)
-    chosen = choose_grid(check.extents, options.shape, options.spacing, options.place_on_labels)
+    chosen = fitting_grid(check, options)
     _show(plan.data, check, chosen, console)
     if options.check:
         return FINE
-    labels = make_labels(check.names)
     with ExitStack() as stack:
         report = stack.enter_context(console.progress(title))
         if options.tensorboard is not None and is_main():
+            labels = make_labels(check.names)
             report = stack.enter_context(TensorBoard(options.tensorboard, labels, chosen.grid)).watching(report)
-        trained = run_training(
-            plan.data.cases,
-            plan.config,
-            labels=labels,
-            grid=chosen.grid,
-            about=About(options.name, **{key: getattr(options, key) for key in _ABOUT_OPTIONS}),
-            normalisation=plan.normalisation,
-            model_config=ModelConfig(labels=len(labels), shape=chosen.grid.shape, **plan.model),
-            place_on_labels=chosen.on_labels,
-            checkpoint=options.checkpoint,
-            cache=options.cache,
-            device=options.device,
-            report=report,
-            cancel=cancel,
-        )
+        trained = train_model(plan, check, chosen, options, report, cancel)
     if is_main():
         _write(trained, plan, options, console, cancel)
     return INTERRUPTED if cancel() else FINE
+
+
+def check_data(plan: Plan, options: Namespace, report: Report = silent, cancel: Cancel = never) -> DataCheck:
+    """Read all cases of a plan once and look for what would spoil its training.
+
+    Raises:
+        Cancelled: stopped.
+    """
+    others = options.ignore_other_labels
+    return check_cases(plan.data.cases, plan.names, plan.config, ignore_others=others, report=report, cancel=cancel)
+
+
+def fitting_grid(check: DataCheck, options: Namespace) -> ModelGrid:
+    """The grid that the options ask for, or one that fits the data.
+
+    Raises:
+        ConfigError: what was asked for does not fit the data.
+    """
+    return choose_grid(check.extents, options.shape, options.spacing, options.place_on_labels)
+
+
+def train_model(
+    plan: Plan,
+    check: DataCheck,
+    chosen: ModelGrid,
+    options: Namespace,
+    report: Report = silent,
+    cancel: Cancel = never,
+) -> Trained:
+    """Train as planned, going on from the checkpoint if there is one; the errors are those of `run_training`."""
+    labels = make_labels(check.names)
+    return run_training(
+        plan.data.cases,
+        plan.config,
+        labels=labels,
+        grid=chosen.grid,
+        about=About(options.name, **{key: getattr(options, key) for key in _ABOUT_OPTIONS}),
+        normalisation=plan.normalisation,
+        model_config=ModelConfig(labels=len(labels), shape=chosen.grid.shape, **plan.model),
+        place_on_labels=chosen.on_labels,
+        checkpoint=options.checkpoint,
+        cache=options.cache,
+        device=options.device,
+        report=report,
+        cancel=cancel,
+    )
 
 
 def make_labels(names: Mapping[int, str]) -> tuple[Label, ...]:
@@ -96,8 +121,18 @@ def make_labels(names: Mapping[int, str]) -> tuple[Label, ...]:
     return tuple(found)
 
 
-def _plan(options: Namespace) -> _Plan:
-    """Everything that can be refused before an image is read."""
+def make_plan(options: Namespace) -> Plan:
+    """Everything that can be refused before an image is read.
+
+    Args:
+        options: as `arguments.parse` gives them for the command `train`.
+
+    Raises:
+        ConfigError: the options make no sense.
+        VolumeError: there is no data, or its files do not pair.
+        OutputError: the model cannot be written where it is to go.
+        DeviceError: the device is not on this machine.
+    """
     missing = [option for option in ("output", "name") if getattr(options, option) is None]
     if missing and not options.check:
         raise ConfigError(f"the model's {' and '.join(missing)} are needed", "give --output and --name, or --check")
@@ -122,7 +157,7 @@ def _plan(options: Namespace) -> _Plan:
         labels=options.labels,
         channel=options.channel,
     )
-    return _Plan(config, normalisation, model, names or data.names, data)
+    return Plan(config, normalisation, model, names or data.names, data)
 
 
 def _given(options: Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -204,7 +239,7 @@ def _data_text(data: DataSet, check: DataCheck) -> str:
     return text + ("\n" + table(["value", "label", "cases"], rows, left=2) if rows else "")
 
 
-def _write(trained: Trained, plan: _Plan, options: Namespace, console: Console, cancel: Cancel) -> None:
+def _write(trained: Trained, plan: Plan, options: Namespace, console: Console, cancel: Cancel) -> None:
     bundle = trained.bundle
     save_bundle(bundle, options.output, options.overwrite)
     last = {name: float(value) for name, value in bundle.training["last"].items()}

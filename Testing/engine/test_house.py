@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "bundle", "reference"),
     ("placement", "result", "segmentation", "checkpoint", "augmentation", "atlas_updates", "objective", "training"),
     (
-        *("panels", "tables", "picture", "report", "outputs", "worker"),
+        *("panels", "tables", "picture", "report", "outputs"),
         *(
             "significance",
             "experiments",
@@ -53,7 +53,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("experiment_drawing", "experiment_figures"),
         *("atlas_pictures", "tracking", "document", "case_scores", "score_tables"),
         *("training_figures", "training_document", "training_report"),
-        *("terminal", "arguments", "batch", "demo", "commands", "training_command", "experiment_command", "cli"),
+        *("terminal", "arguments", "batch", "demo", "commands", "training_command", "experiment_command"),
+        *("worker_channel", "worker_progress", "worker_requests", "worker_cases", "worker_training"),
+        *("worker_jobs", "worker", "cli"),
     ),
     ("__init__", "__main__"),
 )

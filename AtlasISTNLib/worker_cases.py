@@ -1,0 +1,254 @@
+"""What the worker keeps warm between requests, a few models and cases, and the files that a case becomes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle import Bundle, find_device, load_bundle
+from .configs import PlacementConfig, as_dict
+from .errors import DivergenceError, WorkerError
+from .exchange import correspondence_to_files, grid_from_dict, volume_from_files, volume_to_files
+from .geometry import Grid
+from .manifest import FILES, MANIFEST, file_hash, find_model
+from .progress import Cancel, Progress, Report, stop_if
+from .report import summary
+from .result import Result, Trace
+from .segmentation import refine, segment
+from .volume import Volume
+from .worker_requests import CaseRequest
+
+#: Models and cases that are kept.
+MOST_BUNDLES, MOST_CASES = 2, 3
+#: Previews of one request that lie on disk; whoever wants them has read the older ones.
+_MOST_PREVIEWS = 16
+_STATES_KEPT = "the state before it was kept"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptCase:
+    """A segmented image.
+
+    Attributes:
+        bundle: the model that segmented it.
+        image: grid of the image.
+        placement: what was asked for.
+        one_pass: what refinements begin from.
+        last: the latest result.
+        reference: true labels, where they were given.
+    """
+
+    bundle: Bundle
+    image: Grid
+    placement: PlacementConfig | None
+    one_pass: Result
+    last: Result
+    reference: Volume | None = None
+
+
+class Cases:
+    """The models and cases at hand; the oldest ones make room for new ones."""
+
+    def __init__(self) -> None:
+        self._bundles: OrderedDict[tuple[str, str], tuple[object, Bundle]] = OrderedDict()
+        self._cases: OrderedDict[str, KeptCase] = OrderedDict()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._bundles.clear()
+        self._cases.clear()
+
+    def forget(self, case: str) -> None:
+        """Let go of a case, if it is there."""
+        self._cases.pop(case, None)
+
+    def find(self, case: str) -> KeptCase:
+        """A case that is kept.
+
+        Raises:
+            WorkerError: it is not.
+        """
+        if case not in self._cases:
+            raise WorkerError(f"the engine does not have the case '{case}' any more", "segment the image again")
+        self._cases.move_to_end(case)
+        return self._cases[case]
+
+    def segment(self, request: CaseRequest, report: Report, cancel: Cancel) -> KeptCase:
+        """Segment an image in one pass and keep it."""
+        report(Progress("load", 0, 1))
+        bundle = self._bundle(request)
+        image = volume_from_files(request.image, request.image_folder)
+        report(Progress("load", 1, 1))
+        stop_if(cancel, "segmenting")
+        placement = request.placement
+        result = segment(bundle, image, placement, report, cancel, request.low_memory)
+        return self._keep(request, KeptCase(bundle, image.grid, placement, result, result, _reference(request)))
+
+    def refine(self, request: CaseRequest, report: Report, cancel: Cancel) -> tuple[KeptCase, str]:
+        """Refine a case from its one-pass result, segmenting the image first where it is not kept.
+
+        Returns:
+            The case, and what went wrong on the way to a result that is good all the same; mostly empty.
+        """
+        case = self._warm(request) or self.segment(request, report, cancel)
+        problem = ""
+        try:
+            result = refine(case.bundle, case.one_pass, request.config, report, cancel)
+        except DivergenceError as error:
+            if error.result is None or error.result.trace is None:
+                raise
+            result, problem = error.result, f"{error.message}; {_STATES_KEPT}"
+        return self._keep(request, replace(case, last=result, reference=_reference(request))), problem
+
+    def _keep(self, request: CaseRequest, case: KeptCase) -> KeptCase:
+        # Copies, because a result holds on to every volume that was computed of it, and an answer needs them all.
+        kept = replace(case, one_pass=replace(case.one_pass), last=replace(case.last))
+        self._cases[request.case] = kept
+        self._cases.move_to_end(request.case)
+        while len(self._cases) > MOST_CASES:
+            self._cases.popitem(last=False)
+        return case
+
+    def _warm(self, request: CaseRequest) -> KeptCase | None:
+        """The case of a request, if it is kept and nothing that it depends on has changed."""
+        case = self._cases.get(request.case)
+        if case is None or case.placement != request.placement or not _same_grid(request, case.image):
+            return None
+        if self._kept_bundle(request) is not case.bundle:
+            return None
+        return case
+
+    def _bundle(self, request: CaseRequest) -> Bundle:
+        bundle = self._kept_bundle(request)
+        if bundle is None:
+            key, stamp = _key(request)
+            bundle = load_bundle(request.model, key[1])
+            self._bundles[key] = (stamp, bundle)
+            while len(self._bundles) > MOST_BUNDLES:
+                self._bundles.popitem(last=False)
+        return bundle
+
+    def _kept_bundle(self, request: CaseRequest) -> Bundle | None:
+        key, stamp = _key(request)
+        if key not in self._bundles or self._bundles[key][0] != stamp:
+            return None
+        self._bundles.move_to_end(key)
+        return self._bundles[key][1]
+
+
+def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, report: Report) -> dict[str, Any]:
+    """The values of an event "result": the case's volumes and correspondences in files, and all figures.
+
+    Args:
+        request: gives the folder.
+        number: of the request, which the files' names begin with.
+        case: as `Cases` gave it.
+        problem: for "warnings".
+        report: told after every file, stage "write".
+    """
+    result, folder, stem = case.last, request.folder, f"r{number}-"
+    refined = result.trace is not None
+    writers: dict[str, Callable[[], Any]] = {
+        "labels": lambda: volume_to_files(_compact(result.labels), folder, f"{stem}labels"),
+        "prediction": lambda: volume_to_files(_compact(result.prediction), folder, f"{stem}prediction"),
+        "atlas_image": lambda: volume_to_files(result.atlas_image, folder, f"{stem}atlas-image"),
+        "final": lambda: correspondence_to_files(result.correspondence, folder, f"{stem}final"),
+    }
+    if refined:
+        writers["one_pass"] = lambda: volume_to_files(_compact(result.one_pass_labels), folder, f"{stem}one-pass")
+        writers["first"] = lambda: correspondence_to_files(result.one_pass, folder, f"{stem}first")
+    writers["figures"] = lambda: summary(case.bundle, result, case.reference)
+    made = {}
+    report(Progress("write", 0, len(writers)))
+    for count, (name, write) in enumerate(writers.items(), 1):
+        made[name] = write()
+        report(Progress("write", count, len(writers)))
+    return {
+        "case": request.case,
+        "folder": str(folder),
+        "volumes": {
+            "labels": made["labels"],
+            "one_pass": made.get("one_pass", made["labels"]),
+            "prediction": made["prediction"],
+            "atlas_image": made["atlas_image"],
+        },
+        "correspondence": {"one_pass": made.get("first", made["final"]), "final": made["final"]},
+        "figures": made["figures"],
+        "trace": None if result.trace is None else _trace(result.trace),
+        "labels": [asdict(label) for label in result.structures],
+        "refined": refined,
+        "warnings": [*result.placement.warnings, *([problem] if problem else [])],
+    }
+
+
+class Previews:
+    """Previews of a refinement as files with names of their own; of many, the latest are there."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder, self._stem = folder, f"r{number}-preview"
+        self._files: list[list[Path]] = []
+
+    def __call__(self, progress: Progress) -> Mapping[str, Any]:
+        """Write the correspondence of a step; gives the values of an event "preview"."""
+        assert progress.preview is not None
+        entry = correspondence_to_files(progress.preview(), self._folder, f"{self._stem}-{progress.step}")
+        self._files.append([self._folder / entry[key]["array"] for key in ("displacement", "displacement_back")])
+        if len(self._files) > _MOST_PREVIEWS:
+            for path in self._files.pop(0):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+        return {"correspondence": entry}
+
+
+def _compact(labels: Volume) -> Volume:
+    """A label map in the smallest unsigned type that holds its values."""
+    return labels.with_array(labels.array.astype(np.min_scalar_type(int(labels.array.max())), copy=False))
+
+
+def _trace(trace: Trace) -> dict[str, Any]:
+    return {
+        "config": as_dict(trace.config),
+        "best": trace.best,
+        "stopped": trace.stopped,
+        "seconds": trace.seconds,
+        "strength_voxel": list(trace.strength_voxel),
+        "steps": [[step.step, step.total, step.a2s, step.s2a, step.reg] for step in trace.steps],
+    }
+
+
+def _reference(request: CaseRequest) -> Volume | None:
+    return None if request.reference is None else volume_from_files(*request.reference)
+
+
+def _same_grid(request: CaseRequest, grid: Grid) -> bool:
+    with contextlib.suppress(KeyError, TypeError, WorkerError):
+        return grid_from_dict(request.image["grid"]) == grid
+    return False
+
+
+def _key(request: CaseRequest) -> tuple[tuple[str, str], object]:
+    """What a model is kept under, and what changes when its files do."""
+    place, device = find_model(request.model), find_device(request.device)
+    name = device.type if device.type == "cpu" else f"{device.type}:{device.index or 0}"
+    return (str(place.resolve()), name), tuple(_stamps(place))
+
+
+def _stamps(place: Path) -> Iterator[tuple[str, int, int] | str]:
+    for path in [place / name for name in FILES] if place.is_dir() else [place]:
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            yield path.name, state.st_mtime_ns, state.st_size
+    with contextlib.suppress(OSError):
+        yield file_hash(place / MANIFEST)  # short, and it holds the hashes of the others
+
+
+__all__ = ["MOST_BUNDLES", "MOST_CASES", "Cases", "KeptCase", "Previews", "answer"]
