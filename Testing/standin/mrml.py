@@ -95,9 +95,11 @@ class Core:
     logics: dict[str, Any]
     kept: list[Any]
     observations: list[int] = field(default_factory=list)
+    views: list[Any] = field(default_factory=list)
 
 
 _current: list[Core] = []
+_given_up: list[Core] = []
 vtk_errors: list[str] = []
 
 
@@ -127,6 +129,7 @@ def make_core() -> Core:
     colors = application.GetColorLogic()
     colors.SetMRMLScene(scene)
     colors.AddDefaultColorNodes()
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())  # as Slicer's own logic of colours does
     application.SetModuleLogic("Colors", colors)
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
@@ -153,7 +156,14 @@ def _give_up(old: Core) -> None:
     """Empty a scene that nobody wants any more, before Python lets go of its parts in any order."""
     for observation in old.observations:
         old.scene.RemoveObserver(observation)
-    old.scene.Clear(1)
+    if not old.views:
+        old.scene.Clear(1)
+        return
+    # Displayable managers do not survive their own view node: it stays with them.
+    old.scene.Clear(0)
+    for view in old.views:
+        view.window.Finalize()
+    _given_up.append(old)
 
 
 def _tidy_names() -> None:
@@ -169,7 +179,8 @@ def _set_modules(logics: dict[str, Any]) -> None:
     if modules is None:
         modules = slicer.modules = sys.modules["slicer.modules"] = ModuleType("slicer.modules")
     for name, logic in logics.items():
-        setattr(modules, name, Module(name, title=TITLES.get(name, name.capitalize()), _logic=logic))
+        title = TITLES.get(name, name.capitalize())
+        setattr(modules, name, Module(title, title=title, _logic=logic))
 
 
 def _file_logics(scene: Any, application: Any) -> list[Any]:
