@@ -18,13 +18,18 @@ for folder in (TESTING, TESTING.parent / "AtlasISTN"):
         sys.path.insert(0, str(folder))
 
 import slicer  # noqa: E402
-from standin import mrml  # noqa: E402
+from standin import application, i18n, mrml, parameter_nodes  # noqa: E402
+
+i18n.install()  # the rooms of the panel take their texts from it when they are imported
+parameter_nodes.install()
+application.install()  # slicer.app without Qt: files and messages work; there is no event loop
 
 
 @pytest.fixture
 def scene() -> Iterator[Any]:
     """A fresh scene, which is slicer.mrmlScene; a test fails where VTK reported an error (which it only prints)."""
     mrml.vtk_errors.clear()
+    application.forget()
     yield mrml.make_scene()
     reported = list(mrml.vtk_errors)
     mrml.vtk_errors.clear()
