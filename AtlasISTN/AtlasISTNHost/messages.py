@@ -24,7 +24,7 @@ REPORT_LINES = 40
 #: Fields of a request that a report repeats: nothing that could name a patient.
 _TOLD = (
     *("model", "device", "threads", "low_memory", "placement", "config", "preview_seconds"),
-    *("epochs", "weight", "reference", "name"),
+    *("epochs", "weight", "name"),
 )
 
 
@@ -178,7 +178,7 @@ def _title(failure: Failure) -> str:
         "FailedToStart": _("The engine did not start"),
         "GeometryError": _("The geometry of this volume cannot be used"),
         "Hung": _("The engine does not answer"),
-        "ImportError": _("PyTorch cannot be loaded"),
+        "ImportError": _("A Python package is missing or damaged"),
         "ModuleNotFoundError": _("A Python package is missing"),
         "NoExtension": _("PyTorch is not installed"),
         "OutputError": _("The result cannot be written"),
@@ -196,6 +196,8 @@ def _actions(failure: Failure) -> tuple[Action, ...]:
         return _memory_actions(failure)
     if failure.kind in ("ImportError", "ModuleNotFoundError", "TorchMissing"):
         return (Action("install", _("Install PyTorch")),)
+    if failure.kind == "DeviceError" and failure.asked.get("device") not in (None, "cpu"):
+        return (Action("cpu", _("Use the CPU")),)
     if failure.kind == "Hung":
         return (Action("stop-engine", _("Stop the engine")),)
     return ()

@@ -88,10 +88,11 @@ class Panel:
 
     def close(self) -> None:
         """End the engine and remove what was left on disk; called when the module goes away."""
+        self.engine.stop()  # both engines end at once; each is then waited for, because Slicer may have no more timers
         self.bind(None)
         self.review.close()
         self.train.close()
-        self.engine.stop()
+        self.engine.stop(wait_ms=3000)
         self.jobs.close()
 
     def on_segment(self) -> None:

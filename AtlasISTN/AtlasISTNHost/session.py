@@ -316,6 +316,7 @@ def _progress_text(event: Mapping[str, Any]) -> str:
     stage, step, total = str(event["stage"]), int(event.get("step") or 0), int(event.get("total") or 0)
     values = event.get("values") or {}
     text = {
+        "start": str(event.get("message") or _("Starting the engine…")),
         "load": _("Loading the model…"),
         "place": _("Looking for the anatomy…"),
         "predict": _("Predicting…"),

@@ -17,53 +17,13 @@ import standin
 standin.start()
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "AtlasISTN"))
 
-from AtlasISTNHost import jobs, messages, worker_process  # noqa: E402
-from AtlasISTNHost.engine import Engine, Failure, Limits  # noqa: E402
-
-from AtlasISTNLib.errors import WorkerError  # noqa: E402
+from AtlasISTNHost import messages  # noqa: E402
+from AtlasISTNHost.engine import Engine, Limits  # noqa: E402
+from heard import Heard, ask, gone, processes_of, wait  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the worker of these tests sends itself signals")
 
 WORKER = Path(__file__).with_name("fake_worker.py")
-PATIENCE = 20.0  # seconds; the machine may be busy
-
-
-class Heard:
-    """What an engine told, in order."""
-
-    def __init__(self) -> None:
-        self.states: list[str] = []
-        self.told: list[tuple[str, Any]] = []
-
-    def on_state(self, state: str) -> None:
-        self.states.append(state)
-
-    def on_progress(self, event: Any) -> None:
-        self.told.append(("progress", event))
-
-    def on_preview(self, event: Any) -> None:
-        self.told.append(("preview", event))
-
-    def on_result(self, event: Any) -> None:
-        self.told.append(("result", event))
-
-    def on_error(self, failure: Failure) -> None:
-        self.told.append(("error", failure))
-
-    def of(self, kind: str) -> list[Any]:
-        return [what for name, what in self.told if name == kind]
-
-    @property
-    def failures(self) -> list[Failure]:
-        return self.of("error")
-
-    @property
-    def over(self) -> bool:
-        return bool(self.of("result")) or any(failure.over for failure in self.failures)
-
-    def callbacks(self) -> dict[str, Callable[[Any], None]]:
-        names = ("on_progress", "on_preview", "on_result", "on_error")
-        return {name: getattr(self, name) for name in names}
 
 
 @pytest.fixture
@@ -89,27 +49,6 @@ def make_engine(heard: Heard) -> Iterator[Callable[..., Engine]]:
         assert engine.state == "off"
         assert gone(pids), "the worker is still there"
     assert standin.slot_errors == []
-
-
-def processes_of(engine: Engine) -> list[int]:
-    """The worker's process and that of its launcher."""
-    return [pid for pid in (engine.pid, engine._process.launched if engine._process else 0) if pid]
-
-
-def gone(pids: list[int]) -> bool:
-    return standin.wait_until(lambda: not any(jobs.is_alive(pid) for pid in pids), timeout=PATIENCE)
-
-
-def wait(condition: Callable[[], Any]) -> None:
-    assert standin.wait_until(lambda: bool(condition()), timeout=PATIENCE)
-
-
-def ask(engine: Engine, heard: Heard, do: str, **fields: Any) -> Heard:
-    """Ask and wait for the end."""
-    heard.told.clear()
-    assert engine.request(do, fields, **heard.callbacks()) > 0
-    wait(lambda: heard.over)
-    return heard
 
 
 def works(engine: Engine) -> bool:
@@ -481,42 +420,3 @@ def test_worker_behind_a_launcher_is_ended_too(make_engine, heard: Heard, tmp_pa
     engine.stop(wait_ms=500)
     assert gone(pids)
     assert works(engine)
-
-
-# ---------------------------------------------------------------------------------------------------- how it is started
-
-
-def test_default_command_runs_the_worker_of_this_very_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(worker_process.PYTHON_VARIABLE, raising=False)
-    assert worker_process.worker_command()[1:4] == ["-m", "AtlasISTNLib", "worker"]
-    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
-    monkeypatch.setenv("USERS_OWN", "kept")
-    environment = worker_process.worker_environment({"EXTRA": "1"})
-    first, *others = environment.value("PYTHONPATH").split(os.pathsep)
-    assert (Path(first) / "AtlasISTNLib" / "__main__.py").is_file()
-    assert others == ["/somewhere/else"]
-    assert (environment.value("USERS_OWN"), environment.value("EXTRA")) == ("kept", "1")
-
-
-def test_slicer_itself_is_never_started_in_place_of_its_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(worker_process.PYTHON_VARIABLE, raising=False)
-    monkeypatch.setattr(sys, "executable", "/opt/Slicer/bin/SlicerApp-real")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(WorkerError, match="PythonSlicer"):
-        worker_process.python_path()
-    launcher = tmp_path / "PythonSlicer"
-    launcher.touch(0o755)
-    assert worker_process.python_path() == str(launcher)
-    monkeypatch.setenv(worker_process.PYTHON_VARIABLE, "/venv/bin/python")
-    assert worker_process.python_path() == "/venv/bin/python"
-
-
-def test_missing_python_is_a_failure_like_any_other(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(worker_process.PYTHON_VARIABLE, raising=False)
-    monkeypatch.setattr(sys, "executable", "")
-    monkeypatch.setenv("PATH", "")
-    engine = Engine(on_state=heard.on_state)
-    ask(engine, heard, "double", value=1)
-    assert heard.failures[0].kind == "FailedToStart"
-    assert "PythonSlicer" in heard.failures[0].message
-    assert engine.state == "off"

@@ -42,6 +42,12 @@ def test_out_of_memory_proposes_what_was_not_tried(asked: dict[str, Any], action
     assert [action.name for action in messages.message(failure).actions] == actions
 
 
+def test_device_that_cannot_be_used_proposes_the_processor() -> None:
+    failure = Failure("DeviceError", "the device 'cuda:7' is not on this machine", asked={"device": "cuda:7"})
+    assert [action.name for action in messages.message(failure).actions] == ["cpu"]
+    assert messages.message(Failure("DeviceError", "it fails", asked={"device": "cpu"})).actions == ()
+
+
 def test_missing_torch_proposes_to_install_it() -> None:
     assert messages.message(Failure("ImportError", "no torch")).action == "install"
 
@@ -49,7 +55,14 @@ def test_missing_torch_proposes_to_install_it() -> None:
 def test_report_tells_what_a_developer_needs_and_not_who_the_patient_is() -> None:
     grid = {"shape": [2, 3, 4], "spacing": [1, 1, 1], "origin": [-13.5, 0, 0], "direction": []}
     image = {"array": "image.npy", "name": "Jane Doe CT", "grid": grid, "folder": f"{Path.home()}/Jane Doe"}
-    asked = {"model": "letter-b", "device": "cpu", "image": image, "folder": f"{Path.home()}/Jane Doe"}
+    reference = {"array": "labels.npy", "name": "Jane Doe labels", "folder": f"{Path.home()}/Jane Doe"}
+    asked = {
+        "reference": reference,
+        "model": "letter-b",
+        "device": "cpu",
+        "image": image,
+        "folder": f"{Path.home()}/Jane Doe",
+    }
     engine = SimpleNamespace(about={"torch": "2.0"}, devices=({"name": "cpu", "title": "Processor"},), log=("at last",))
     text = messages.report(Failure("Crashed", "ended", "try again", do="segment", asked=asked), engine)
     for part in (
