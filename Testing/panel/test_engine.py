@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "AtlasISTN"))
 
 from AtlasISTNHost import messages  # noqa: E402
 from AtlasISTNHost.engine import Engine, Limits  # noqa: E402
+from AtlasISTNHost.inbox import Inbox  # noqa: E402
 from heard import Heard, ask, gone, processes_of, wait  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the worker of these tests sends itself signals")
@@ -160,6 +161,20 @@ def test_callback_that_raises_loses_nothing_of_what_follows(make_engine, heard: 
     assert heard.of("result")[0]["value"] == 2
     assert works(engine)
     assert {str(error) for error in standin.slot_errors} == {"a bug in the panel"}
+    standin.slot_errors.clear()
+
+
+def test_what_waits_is_called_even_after_an_exception() -> None:
+    called: list[str] = []
+    box = Inbox(lambda: called.append("done"))
+
+    def fail() -> None:
+        raise RuntimeError("a bug in the panel")
+
+    box.add(fail)
+    box.add(lambda: called.append("second"))
+    wait(lambda: "second" in called)
+    assert called == ["done", "second", "done"]
     standin.slot_errors.clear()
 
 
