@@ -33,6 +33,7 @@ def host() -> Any:
 @pytest.fixture(autouse=True)
 def _no_errors_in_slots() -> Iterator[None]:
     """A test fails where a slot raised (Qt goes on) or a scripted dialog never came."""
+    standin.application.forget()
     standin.slot_errors.clear()
     standin.dialogs.clear()
     yield

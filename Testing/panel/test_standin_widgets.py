@@ -32,7 +32,7 @@ OTHER_NUMBERS_IN_QT_6 = {
     ("QFileDialog", "HideNameFilterDetails"): 32,
     ("QFileDialog", "DontUseCustomDirectoryIcons"): 64,
 }
-# Methods that are offered as in Slicer and refuse to work. Qt's: gone in Qt 6, or of no use in Python. Slicer's: not made.
+# Methods that are offered as in Slicer and refuse to work: gone in Qt 6, of no use in Python, or not made.
 CANNOT_DO = {
     "ctk.ctkMessageBox": "onFinished showExtension",
     "qt.QAction": "associatedGraphicsWidgets associatedWidgets parentWidget",

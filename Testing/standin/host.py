@@ -89,7 +89,7 @@ def _except(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 def open_module(path: str | Path) -> Any:
     """Open a scripted module as Slicer does when the user first goes to it: .module .instance .widget .parent."""
-    start()
+    start().layoutManager()  # a user sees the views before any module
     return importlib.import_module(f"{__package__}.scripted_module").open_module(path)
 
 

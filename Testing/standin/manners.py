@@ -61,6 +61,9 @@ class Wrapped(metaclass=ClassWrapper):
             raise TypeError("this class has no constructor")
         if keywords:
             raise TypeError(f"{info.name}() takes no keyword arguments in PythonQt")
+        check = override(type(self), "__init__")
+        if check is not None:
+            check(*arguments)
         _hold(self, _call_native(info.native, info.name, arguments))
 
     def __getattr__(self, name: str) -> Any:

@@ -36,6 +36,7 @@ class ClassInfo:
         self.qualified, self.native = qualified, native
         self.name = qualified.split(".")[-1]
         self.entry = record.entry(qualified)
+        self._native_properties = property_names(native)
 
     @functools.cache  # noqa: B019 — class infos live as long as the process
     def kind(self, name: str) -> str | None:
@@ -113,8 +114,15 @@ class ClassInfo:
         return METHOD if callable(found) else None
 
     def _native_property(self, name: str) -> bool:
-        meta = getattr(self.native, "staticMetaObject", None)
-        return meta is not None and is_qobject(self.native) and meta.indexOfProperty(name) >= 0
+        return name in self._native_properties
+
+
+def property_names(native: type) -> frozenset[str]:
+    """All of Qt's properties of a class. Read once: PySide's own handle of a meta object may not last."""
+    if not is_qobject(native):
+        return frozenset()
+    meta = native.staticMetaObject
+    return frozenset(meta.property(index).name() for index in range(meta.propertyCount()))
 
 
 def native_name(name: str) -> str:

@@ -48,6 +48,11 @@ def _single_shot(milliseconds: int, function: Callable[[], Any], *more: Any) -> 
     QtCore.QTimer.singleShot(int(milliseconds), signals.guarded(function, 0))
 
 
+def _no_bytes(*arguments: Any) -> None:
+    if any(isinstance(argument, (bytes, bytearray, memoryview)) for argument in arguments):
+        raise ValueError("PythonQt makes no QImage of bytes; load it from a file or with loadFromData")
+
+
 def _settings_value(wrapped: Any, key: str, *default: Any) -> Any:
     if len(default) > 1:
         raise ValueError("QSettings.value takes a key and a default; conversion is left to the caller")
@@ -107,6 +112,7 @@ def _find_child(wrapped: Any, *arguments: Any) -> Any:
 def make_qt() -> QtModule:
     """The module `qt`, with the answers that PythonQt gives where PySide differs."""
     answer_instead("QTimer", "singleShot")(_single_shot)
+    answer_instead("QImage", "__init__")(_no_bytes)
     answer_instead("QSettings", "value")(_settings_value)
     answer_instead("QObject", "connect")(_connect)
     answer_instead("QObject", "disconnect")(_disconnect)

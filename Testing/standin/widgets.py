@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 from . import ctk_collapsing, ctk_controls, ctk_values, mrml_base, mrml_selectors, mrml_widgets
 from .stored import Recorded
 
 ROOMS = (ctk_collapsing, ctk_controls, ctk_values, mrml_base, mrml_selectors, mrml_widgets)
 
 
+@functools.cache
 def every() -> dict[str, type]:
     """Name -> class, of all that stand in."""
     found = {}
