@@ -201,3 +201,34 @@ def test_engine_runs_from_the_installed_tree(installed: Path, bare_python: Path)
     inside = installed / "AtlasISTNLib" / "Resources"
     assert places == [str(inside / name) for name in ("Models", "Samples", "Experiments")]
     assert {"letter-b", "phantom-heart"} <= set(models)
+
+
+def drive(python: Path, module: Path, report: Path) -> dict:
+    """What the panel of `module` did, driven by a process that has no other file of ours on its path."""
+    pytest.importorskip("slicer_core", reason="the wheel slicer-core is not installed")
+    done = call(python, DRIVER, module, TESTING, report, cwd=report.parent)
+    assert report.is_file(), done.stderr
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def assert_segmented(seen: dict) -> None:
+    assert "message" not in seen, seen["message"]
+    assert seen["slot_errors"] == []
+    assert len(seen["models"]) >= 2
+    assert (seen["without_input"], seen["with_input"]) == (False, True)
+    assert len(seen["segments"]) == 1
+    assert seen["dice"] > 0.9
+    assert not seen["engine_in_here"], "torch came into the panel's process"
+
+
+def test_panel_segments_from_the_installed_tree(installed: Path, bare_python: Path, tmp_path: Path) -> None:
+    seen = drive(bare_python, installed / "AtlasISTN.py", tmp_path / "seen.json")
+    assert_segmented(seen)
+    assert [file for file in seen["files"] if not Path(file).is_relative_to(installed)] == []
+
+
+def test_panel_segments_in_developer_mode(bare_python: Path, tmp_path: Path) -> None:
+    """A clone whose folder AtlasISTN/ alone was added to Slicer's module paths."""
+    seen = drive(bare_python, MODULE / "AtlasISTN.py", tmp_path / "seen.json")
+    assert_segmented(seen)
+    assert [file for file in seen["files"] if not Path(file).is_relative_to(REPOSITORY)] == []
