@@ -105,8 +105,8 @@ WIDGET_PACKAGES = {"qt", "ctk"}
 HOST_ROOM_PACKAGES = {"samples": {"SampleData"}, "torch_setup": {"PyTorchUtils"}}
 # The rooms that show something or run a process. All others are tested with a scene and without Qt.
 WIDGET_ROOMS = {
-    *("panel", "drawing", "input_section", "refine_section", "session", "scripting", "settings", "torch_setup"),
-    *("engine", "inbox", "worker_process", "batch", "batch_run", "training"),
+    *("panel", "drawing", "input_section", "refine_section", "review_section", "export_section", "session"),
+    *("scripting", "settings", "torch_setup", "engine", "inbox", "worker_process", "batch", "batch_run", "training"),
 }
 
 # Attributes and methods by which a widget shows a text to the user
