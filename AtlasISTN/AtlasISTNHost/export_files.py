@@ -143,8 +143,9 @@ def transform_writer(opposite_node: Any) -> Writer:
         field.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
         try:
             if path.suffix == ".nrrd":
-                field.SetMetaData("displacement field type", "modeling")
-                sitk.WriteImage(sitk.Cast(field, sitk.sitkVectorFloat32), str(path), useCompression=True)
+                single = sitk.Cast(field, sitk.sitkVectorFloat32)
+                single.SetMetaData("displacement field type", "modeling")
+                sitk.WriteImage(single, str(path), useCompression=True)
             else:
                 sitk.WriteTransform(sitk.DisplacementFieldTransform(field), str(path))
         except RuntimeError as error:

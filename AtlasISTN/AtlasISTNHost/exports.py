@@ -253,15 +253,16 @@ def _surfaces(result: Any, ending: str, names: _Names) -> tuple[list[Item], str]
 
 
 def _transforms(result: Any, ending: str, names: _Names) -> tuple[list[Item], str]:
-    pairs = {"image-from-atlas": result.image_from_atlas, "atlas-from-image": result.atlas_from_image}
-    if not all(nodes.in_scene(node) for node in pairs.values()):
+    # Each is written from the other's node, which is where Slicer keeps it.
+    opposite = {"image-from-atlas": result.atlas_from_image, "atlas-from-image": result.image_from_atlas}
+    if not all(nodes.in_scene(node) for node in opposite.values()):
         return [], _("There are no transforms to export.")
     note = _(
         "An .h5 file takes points where its name says in ITK and SimpleITK. Slicer reads it as a resampling transform:"
         " there, put the atlas under atlas-from-image. In .nrrd files the direction is marked, and Slicer follows it."
     )
     items = []
-    for name, node in pairs.items():
+    for name, node in opposite.items():
         write_it = export_files.transform_writer(node)
         items.append(Item(names.path(name, ending), name, write_it, note if ending == "h5" else ""))
     return items, ""
