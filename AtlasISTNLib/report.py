@@ -22,7 +22,7 @@ from .folding import atlas_map_folding
 from .metrics import dice, evaluate, mask_volume
 from .result import Result, Step, Trace
 from .topology import Topology, mask_topology
-from .volume import Volume, flat, write_atomically
+from .volume import Volume, checked_labels, flat, write_atomically
 
 #: Names of the three segmentations that every report compares, in this order.
 STAGES = ("prediction", "one_pass", "final")
@@ -44,7 +44,7 @@ def summary(bundle: Bundle, result: Result, reference: Volume | None = None, sou
         VolumeError: the reference is not a label map.
     """
     if reference is not None:
-        _check_reference(result, reference)
+        check_reference(result.image, reference)
     return {
         "software": {
             "name": "AtlasISTN",
@@ -93,11 +93,18 @@ def write_picture(
     return write_atomically(path, lambda partial: canvas.print_png(str(partial)))
 
 
-def _check_reference(result: Result, reference: Volume) -> None:
-    image = result.image.grid
-    if reference.grid.ndim != image.ndim or not reference.grid.same_as(image):
+def check_reference(image: Volume, reference: Volume) -> None:
+    """Refuse true labels that an image's results cannot be measured against.
+
+    Raises:
+        GeometryError: they lie on another grid than the image.
+        VolumeError: they are not a label map.
+    """
+    checked_labels(reference)
+    grid = image.grid
+    if reference.grid.ndim != grid.ndim or not reference.grid.same_as(grid):
         raise GeometryError(
-            f"{reference.name or 'the reference'} ({reference.grid}) does not lie on the grid of the image ({image})",
+            f"{reference.name or 'the reference'} ({reference.grid}) does not lie on the grid of the image ({grid})",
             'resample it onto the image first, with interpolation="nearest"',
         )
 
@@ -203,4 +210,4 @@ def _scores(result: Result, reference: Volume) -> dict[str, Any]:
     return {stage: evaluate(flat(v), true, result.names).to_dict() for stage, v in _stages(result).items()}
 
 
-__all__ = ["STAGES", "summary", "write_picture"]
+__all__ = ["STAGES", "check_reference", "summary", "write_picture"]

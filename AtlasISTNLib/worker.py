@@ -56,7 +56,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import AtlasISTNError, Cancelled
+from .errors import AtlasISTNError, Cancelled, ConfigError
 from .worker_channel import Channel, Request
 
 if TYPE_CHECKING:
@@ -83,7 +83,12 @@ def serve(threads: int | None = None) -> int:
 
     Args:
         threads: of the CPU, for requests that ask for all of them; None for all there are.
+
+    Raises:
+        ConfigError: less than one thread.
     """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be at least 1, not {threads}", "leave it out to use all")
     channel = Channel.on_standard_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal of the caller is meant for the caller
@@ -102,12 +107,15 @@ def serve(threads: int | None = None) -> int:
             channel.send("started", request.number)
             if channel.cancelled():
                 raise Cancelled(f"the request '{request.do}' was cancelled", "nothing was changed")
+            importlib.invalidate_caches()  # what was missing may have been installed since
             jobs = jobs or _open_jobs(channel, threads)
             values = jobs.do(request)
             channel.done(request)
             channel.send("result", request.number, **values)
         if guard.out_of_memory and jobs is not None:
             jobs.make_room()
+        elif request.do == "segment" and jobs is not None:
+            jobs.be_ready_to_refine()  # while people look at what was segmented
     channel.close()
     return 0
 
@@ -177,7 +185,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _open_jobs(channel: Channel, threads: int | None) -> Jobs:
-    importlib.invalidate_caches()  # what was missing at the start may have been installed since
     from .worker_jobs import Jobs
 
     return Jobs(channel, threads)

@@ -19,7 +19,7 @@ from .exchange import correspondence_to_files, grid_from_dict, volume_from_files
 from .geometry import Grid
 from .manifest import FILES, MANIFEST, file_hash, find_model
 from .progress import Cancel, Progress, Report, stop_if
-from .report import summary
+from .report import check_reference, summary
 from .result import Result, Trace
 from .segmentation import refine, segment
 from .volume import Volume
@@ -87,11 +87,12 @@ class Cases:
         report(Progress("load", 0, 1))
         bundle = self._bundle(request)
         image = volume_from_files(request.image, request.image_folder)
+        reference = _reference(request, image)
         report(Progress("load", 1, 1))
         stop_if(cancel, "segmenting")
         placement = request.placement
         result = segment(bundle, image, placement, report, cancel, request.low_memory)
-        return self._keep(request, KeptCase(bundle, image.grid, placement, result, result, _reference(request)))
+        return self._keep(request, KeptCase(bundle, image.grid, placement, result, result, reference))
 
     def refine(self, request: CaseRequest, report: Report, cancel: Cancel) -> tuple[KeptCase, str]:
         """Refine a case from its one-pass result, segmenting the image first where it is not kept.
@@ -100,14 +101,14 @@ class Cases:
             The case, and what went wrong on the way to a result that is good all the same; mostly empty.
         """
         case = self._warm(request) or self.segment(request, report, cancel)
-        problem = ""
+        reference, problem = _reference(request, case.one_pass.image), ""
         try:
             result = refine(case.bundle, case.one_pass, request.config, report, cancel)
         except DivergenceError as error:
             if error.result is None or error.result.trace is None:
                 raise
             result, problem = error.result, f"{error.message}; {_STATES_KEPT}"
-        return self._keep(request, replace(case, last=result, reference=_reference(request))), problem
+        return self._keep(request, replace(case, last=result, reference=reference)), problem
 
     def _keep(self, request: CaseRequest, case: KeptCase) -> KeptCase:
         # Copies, because a result holds on to every volume that was computed of it, and an answer needs them all.
@@ -225,8 +226,13 @@ def _trace(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _reference(request: CaseRequest) -> Volume | None:
-    return None if request.reference is None else volume_from_files(*request.reference)
+def _reference(request: CaseRequest, image: Volume) -> Volume | None:
+    """The true labels of a request, if there are any, refused before the work and not after it."""
+    if request.reference is None:
+        return None
+    reference = volume_from_files(*request.reference)
+    check_reference(image, reference)
+    return reference
 
 
 def _same_grid(request: CaseRequest, grid: Grid) -> bool:

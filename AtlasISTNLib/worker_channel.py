@@ -150,7 +150,7 @@ class Channel:
 
     def _lines(self) -> Iterator[bytes]:
         # From the descriptor: a thread that waits inside of a buffered stream stops Python from ending.
-        kept = b""
+        kept, skipping = b"", False
         while not self._ended.is_set():
             try:
                 block = os.read(self._source, _BLOCK)
@@ -159,10 +159,13 @@ class Channel:
             if not block:
                 return
             *lines, kept = (kept + block).split(b"\n")
-            yield from lines
-            if len(kept) > LONGEST_LINE:
+            yield from lines[skipping:]
+            skipping = skipping and not lines
+            if len(kept) > LONGEST_LINE and not skipping:
                 self._refuse(WorkerError(f"a line of more than {LONGEST_LINE >> 20} MiB is no request"))
-                return
+                skipping = True
+            if skipping:
+                kept = b""
 
     def _hear(self, line: bytes) -> None:
         if not line.strip():
@@ -182,7 +185,7 @@ class Channel:
                     self._waiting.add(number)
                 self._queue.put(Request(number, do, fields))
             else:
-                raise WorkerError(f"a request's 'do' is its name, not {do!r}")
+                raise WorkerError(f"a request's 'do' is its name, not {_short(do)}")
         except AtlasISTNError as error:
             self._refuse(error, number)
 
@@ -212,8 +215,13 @@ def _object(line: bytes) -> dict[str, Any]:
 def _number(values: Mapping[str, Any], key: str) -> int:
     number = values.get(key)
     if not isinstance(number, int) or isinstance(number, bool):
-        raise WorkerError(f"a request's '{key}' is a whole number, not {number!r}"[:200])
+        raise WorkerError(f"a request's '{key}' is a whole number, not {_short(number)}")
     return number
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 __all__ = ["ALIVE_SECONDS", "GRACE_SECONDS", "LONGEST_LINE", "Channel", "Request"]

@@ -35,6 +35,7 @@ class Jobs:
 
     def __init__(self, channel: Channel, threads: int | None = None) -> None:
         self._channel, self._cases = channel, Cases()
+        self._ready_to_refine = False
         self._threads = threads or torch.get_num_threads()
         self._does: Mapping[str, Callable[[Request], dict[str, Any]]] = {
             "segment": self._segment,
@@ -55,6 +56,12 @@ class Jobs:
         if request.do not in self._does:
             raise ConfigError(f"no request is called '{request.do}'", f"use one of {', '.join(self._does)}")
         return self._does[request.do](request)
+
+    def be_ready_to_refine(self) -> None:
+        """Have torch load what its optimisers need, which takes it seconds, before anybody waits for it."""
+        if not self._ready_to_refine:
+            self._ready_to_refine = True
+            torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()
 
     def make_room(self) -> None:
         """Let go of all that is kept, after memory ran out."""

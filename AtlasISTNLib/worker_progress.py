@@ -11,7 +11,7 @@ from typing import Any
 from .errors import OutputError
 from .progress import Progress
 
-#: Seconds between two events of one stage, at least; its first and last ones are always sent.
+#: Seconds between two events of one stage, at least; its first and last ones are always sent, and a training's epochs.
 LEAST_SECONDS = 0.05
 #: Share of the time that previews may take.
 PREVIEW_SHARE = 0.2
@@ -46,7 +46,7 @@ class Reporter:
         last = progress.total > 0 and progress.step >= progress.total
         if new:
             self._stage, self._first, self._began = progress.stage, progress.step, now
-        if new or last or now - self._sent >= LEAST_SECONDS:
+        if new or last or progress.stage == "train" or now - self._sent >= LEAST_SECONDS:
             self._sent = now
             self._send(
                 "progress",

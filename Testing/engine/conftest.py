@@ -6,13 +6,19 @@ known, and only the STN's weights are random.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from worker_client import WORKER, Worker
 
-from AtlasISTNLib.bundle import About, Bundle, Label, half_extent
+from AtlasISTNLib.bundle import About, Bundle, Label, half_extent, save_bundle
 from AtlasISTNLib.cli import main
 from AtlasISTNLib.configs import ModelConfig, NormalisationConfig, RefineConfig
+from AtlasISTNLib.exchange import volume_to_files
 from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.model import AtlasISTN, channels_last
 from AtlasISTNLib.segmentation import segment
@@ -204,3 +210,48 @@ def run(capfd):
         return (code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[..., Worker]]:
+    """A function that starts a worker of the test's own."""
+    started: list[Worker] = []
+
+    def new(command: tuple[str, ...] = WORKER, errors: int | None = None) -> Worker:
+        started.append(Worker(command, errors))
+        return started[-1]
+
+    yield new
+    for worker in started:
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def shared_worker() -> Iterator[Worker]:
+    """One worker for all tests that leave it as it was."""
+    worker = Worker()
+    worker.ready()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory, a_small_bundle) -> Path:
+    return save_bundle(a_small_bundle, tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def request_of(tmp_path) -> Callable[..., dict[str, Any]]:
+    """A function that gives the fields of a request for an image."""
+
+    def made(image: Volume, model: Path | str, case: str, **more: Any) -> dict[str, Any]:
+        entry = {**volume_to_files(image, tmp_path, "image"), "folder": str(tmp_path)}
+        return {"image": entry, "model": str(model), "case": case, "folder": str(tmp_path), "device": "cpu", **more}
+
+    return made
+
+
+@pytest.fixture
+def scan(request_of, an_image, small_model) -> dict[str, Any]:
+    """A request for the small 3D model."""
+    return request_of(an_image, small_model, "scan")
