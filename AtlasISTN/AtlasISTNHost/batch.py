@@ -65,6 +65,10 @@ class BatchSection:
         """Whether a batch is running."""
         return self.batch.running
 
+    def close(self) -> None:
+        """Stop; called when the module goes away."""
+        self.batch.stop()
+
     def update(self) -> None:
         """Bring the widgets up to what there is to do."""
         if self._updating:
@@ -228,7 +232,8 @@ class BatchSection:
         ui = self.ui
         waiting = sum(row.state is State.WAITING for row in self.batch.rows)
         reason = self._reason(self._settings())
-        if not reason and not waiting and all(row.state is State.SKIPPED for row in self.batch.rows):
+        rows = self.batch.rows
+        if not reason and rows and all(row.state is State.SKIPPED for row in rows):
             reason = _("All of these volumes have results already")
         ui.batchButton.enabled = not reason
         ui.batchButton.toolTip = reason or _("Segment the volumes below, one after another")

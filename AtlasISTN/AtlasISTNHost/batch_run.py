@@ -20,14 +20,18 @@ from AtlasISTNLib.configs import RefineConfig, as_dict
 from AtlasISTNLib.errors import AtlasISTNError
 from AtlasISTNLib.volume import write_atomically
 
-from .batch_sources import Item, file_name
+from .batch_sources import Item
 from .engine import Failure
+from .exports import safe_name
 from .jobs import save_volume
 from .models import Entry
 
 #: Failures that the next volume would meet as well.
 _HOPELESS = frozenset(
-    {"BundleError", "ConfigError", "FailedToStart", "ImportError", "ModuleNotFoundError", "TorchMissing"}
+    {
+        *("BundleError", "ConfigError", "FailedToStart", "ImportError"),
+        *("ModuleNotFoundError", "NoExtension", "TorchMissing"),
+    }
 )
 #: So many ends of the engine in a row, and the rest is not tried any more.
 _MOST_CRASHES = 2
@@ -103,9 +107,10 @@ def planned(items: Sequence[Item], output: Path | None) -> tuple[Row, ...]:
         items: the volumes.
         output: where their files go, one folder each; None for none.
     """
-    rows = []
+    rows: list[Row] = []
+    used: set[str] = set()
     for item in items:
-        folder = None if output is None else output / file_name(item.name)
+        folder = None if output is None else output / _folder_name(item.name, used)
         row = Row(item.name, folder=folder)
         if item.there:
             row = replace(row, state=State.SKIPPED, reason=_("results are in the scene"), folder=None)
@@ -267,16 +272,14 @@ class Batch:
             return
         self._crashes = 0
         self._set(state=State.WRITING, structures=structures_of(event.get("figures") or {}))
-        keep = self._items[self._at].keep
+        keep, folder, case = self._items[self._at].keep, self.rows[self._at].folder, str(event.get("case"))
         try:
             if keep is not None:
-                keep(event)
+                keep(event, folder)
         except _EXPECTED as error:
             self._finish(State.FAILED, reason=_reason(error))
             return
-        folder = self.rows[self._at].folder
-        case = str(event.get("case"))
-        if folder is None:
+        if folder is None or keep is not None:
             self._forget(case)
         else:
             self._ask("export", {"case": case, "folder": str(folder)}, lambda _event: self._forget(case))
@@ -295,6 +298,7 @@ class Batch:
             self.engine.stop()
             return
         if failure.kind == "Cancelled" and self._hung is None:
+            self._stopping = True  # whoever stopped the engine does not want it started again
             self._finish(State.STOPPED)
             return
         failure, self._hung = self._hung or failure, None
@@ -355,6 +359,17 @@ def table_csv(rows: Sequence[Row]) -> str:
         folder = str(row.folder) if row.folder is not None and row.state is State.DONE else ""
         writer.writerow([row.name, row.state.value, row.reason, seconds, *figures, folder])
     return text.getvalue()
+
+
+def _folder_name(name: str, used: set[str]) -> str:
+    """A name for a volume's folder that no other of the batch has, also where A is a."""
+    plain = safe = safe_name(name, "unnamed")
+    count = 1
+    while plain.casefold() in used:
+        count += 1
+        plain = f"{safe} ({count})"
+    used.add(plain.casefold())
+    return plain
 
 
 def _taken(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,14 @@ from slicer.i18n import tr as _
 from AtlasISTNLib.manifest import Manifest
 from AtlasISTNLib.volume import IMAGE_ENDINGS, Volume, case_name
 
-from . import frames, nodes, results
+from . import exports, frames, nodes, results
 
 #: Endings of images that nobody segments: they are segmentations.
 _SEGMENTATIONS = (".seg.nrrd",)
 #: Where the four letters of a DICOM file stand, and how many files of a folder are asked for them.
 _DICOM_PLACE, _DICOM_MARK, _DICOM_ASKED = 128, b"DICM", 8
+#: What is written of a volume of the scene, where files are wanted.
+_FILES = exports.Choices(segmentation=True, labelmap=True, transforms="h5")
 #: Results of a volume that become sequences, and the roles of these.
 _ROLES = {"segmentation": "sequence-segmentation", "image_from_atlas": "sequence-image-from-atlas"}
 
@@ -34,13 +35,14 @@ class Item:
     Attributes:
         name: what people call it; a folder of results takes it as its name.
         read: reads the voxels, when their turn comes. Raises AtlasISTNError, OSError or RuntimeError.
-        keep: brings the engine's result into the scene; None where it goes to files only. Raises the same.
+        keep: brings the engine's result into the scene and, with a folder, to files there; None where the engine itself
+            writes the files. Raises the same.
         there: whether the scene holds a result of it already.
     """
 
     name: str
     read: Callable[[], Volume]
-    keep: Callable[[Mapping[str, Any]], None] | None = None
+    keep: Callable[[Mapping[str, Any], Path | None], None] | None = None
     there: bool = False
 
 
@@ -109,12 +111,6 @@ def sequence_items(sequence: Any, manifest: Manifest) -> list[Item]:
     return items
 
 
-def file_name(name: str) -> str:
-    """A name that every file system takes, as like the given one as can be."""
-    plain = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "-", name).strip(" .")
-    return plain[:120] or "unnamed"
-
-
 # ------------------------------------------------------------------------------------------------------------- folders
 
 
@@ -161,8 +157,14 @@ def _read_node(scene: Any, node_id: str) -> Volume:
     return frames.volume_from_node(_present(scene, node_id))
 
 
-def _keep_node(scene: Any, node_id: str, manifest: Manifest, event: Mapping[str, Any]) -> None:
-    results.write_outcome(results.read_outcome(event), _present(scene, node_id), manifest)
+def _keep_node(scene: Any, node_id: str, manifest: Manifest, event: Mapping[str, Any], folder: Path | None) -> None:
+    _export(results.write_outcome(results.read_outcome(event), _present(scene, node_id), manifest), folder)
+
+
+def _export(made: results.Nodes, folder: Path | None) -> None:
+    """Files of a result in the scene: the engine, which does not know the transforms there, cannot write them."""
+    if folder is not None:
+        exports.write(exports.plan(made, folder, _FILES))
 
 
 # ------------------------------------------------------------------------------------------------------------ sequences
@@ -173,13 +175,14 @@ def _read_item(sequence: Any, index: int) -> Volume:
         return frames.volume_from_node(volume)
 
 
-def _keep_item(sequence: Any, index: int, manifest: Manifest, event: Mapping[str, Any]) -> None:
+def _keep_item(sequence: Any, index: int, manifest: Manifest, event: Mapping[str, Any], folder: Path | None) -> None:
     """Results are made for a passing copy of the item, as for any volume, and copied into the sequences of results."""
     scene, value = sequence.GetScene(), sequence.GetNthIndexValue(index)
     outcome = results.read_outcome(event)
     with _in_scene(sequence, index) as volume:
         try:
             made = results.write_outcome(outcome, volume, manifest)
+            _export(made, folder)
             for kind in _ROLES:
                 target = _result_sequence(scene, sequence, kind, manifest, make=True)
                 target.SetDataNodeAtValue(getattr(made, kind), value)
@@ -272,4 +275,4 @@ def _follow(scene: Any, sequence: Any, manifest: Manifest) -> None:
             proxy.SetAndObserveTransformNodeID(shown.GetTransformNodeID())
 
 
-__all__ = ["Item", "file_name", "folder_items", "scene_items", "sequence_items"]
+__all__ = ["Item", "folder_items", "scene_items", "sequence_items"]

@@ -25,7 +25,7 @@ Colors = np.ndarray
 #: Percentiles of the grey values that become black and white.
 _RANGE = (0.5, 99.5)
 #: Height of the pictures, and their width before the panel has one; in pixels.
-_CHART_HEIGHT, _ATLAS_HEIGHT, _WIDTH = 190, 150, 420
+_CHART_HEIGHT, _ATLAS_HEIGHT, _WIDTH = 220, 150, 420
 #: How much of a structure's colour lies over the grey.
 _TINT = 0.45
 #: mm of an atlas around its structures that are shown, as a share of their size.
@@ -153,7 +153,7 @@ def _draw_legend(painter: Any, drawn: Sequence[Curve], width: int, text: Any) ->
         needed = 18 + painter.fontMetrics().boundingRect(curve.title).width() + 12
         if x + needed > width and x > 46:
             x, y = 46, y + row
-        _pen(painter, curve.color, 2, curve.score)
+        _pen(painter, curve.color, 2)
         painter.drawLine(x, y + row // 2, x + 14, y + row // 2)
         _pen(painter, text)
         painter.drawText(qt.QRect(x + 18, y, needed, row), _flags(qt.Qt.AlignLeft), curve.title)
@@ -191,7 +191,7 @@ def _draw_curve(painter: Any, area: _Area, history: Sequence[Mapping[str, float]
         for index, entry in enumerate(history)
         if _usable(entry.get(curve.key), curve.score)
     ]
-    _pen(painter, curve.color, 2, curve.score)
+    _pen(painter, curve.color, 2)
     if len(points) == 1:  # a line of one point would be invisible
         (x, y), *_rest = points
         points = [(x - 2, y), (x + 2, y)]
@@ -199,12 +199,10 @@ def _draw_curve(painter: Any, area: _Area, history: Sequence[Mapping[str, float]
         painter.drawLine(x0, y0, x1, y1)
 
 
-def _pen(painter: Any, color: Any, width: int = 1, dashed: bool = False) -> None:
+def _pen(painter: Any, color: Any, width: int = 1) -> None:
     pen = qt.QPen()
     pen.setColor(qt.QColor(color))
     pen.setWidth(width)
-    if dashed:
-        pen.setStyle(qt.Qt.DashLine)
     painter.setPen(pen)
 
 
@@ -301,6 +299,7 @@ class TrainingPictures:
         label.visible = bool(history)
         if history:
             color, ratio = label.palette.text().color(), float(label.devicePixelRatioF())
+            label.setMinimumHeight(_CHART_HEIGHT)
             label.setPixmap(loss_chart(history, _width_of(label), _CHART_HEIGHT, color, ratio))
             label.toolTip = _("Loss and its terms by epoch, on a logarithmic axis")
 
@@ -315,6 +314,7 @@ class TrainingPictures:
         count = 3 if labels.grid.ndim == 3 and 1 not in labels.grid.shape else 1
         pixels = max(40, min(_ATLAS_HEIGHT, _width_of(label) // count))
         colors = [distinct_color(index) for index in range(labels.array.shape[0] - 1)]
+        label.setMinimumHeight(pixels)
         label.setPixmap(pixmap_of(atlas_picture(image, labels, colors, round(pixels * ratio)), ratio))
         label.toolTip = _("The atlas after epoch {epoch}").format(epoch=epoch)
 

@@ -9,7 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from AtlasISTNLib.errors import AtlasISTNError
+from AtlasISTNLib.errors import AtlasISTNError, ConfigError
 
 from . import batch_run, messages, nodes
 from .batch import BatchSection
@@ -88,6 +88,7 @@ class Panel:
 
     def close(self) -> None:
         """End the engine and remove what was left on disk; called when the module goes away."""
+        self.batch.close()
         self.engine.stop()  # both engines end at once; each is then waited for, because Slicer may have no more timers
         self.bind(None)
         self.review.close()
@@ -149,7 +150,8 @@ class Panel:
         if not self.session.busy:
             self.review.update(self.parameters, self.input.model)
             self.export.update()
-            self.batch.update()
+        self.batch.update()
+        self.train.update()
 
     # Private: from one section to another
 
@@ -229,7 +231,10 @@ class Panel:
             return _("Install PyTorch first (see Input)")
         if model is None or model.manifest is None or self.parameters is None:
             return _("Choose a model")
-        refinement = self.refine.config(self.parameters)
+        try:
+            refinement = self.refine.config(self.parameters)
+        except ConfigError as error:
+            return error.message
         return batch_run.Settings(model, self.input.device, self.input.threads, self._low_memory, refinement)
 
     def _on_trained(self, path: str) -> None:
