@@ -25,6 +25,8 @@ from AtlasISTNLib.errors import ConfigError, GeometryError, VolumeError
 from AtlasISTNLib.geometry import VOXEL, WORLD, Float, Grid, transform_points
 from AtlasISTNLib.volume import Volume
 
+from . import nodes
+
 #: RAS to LPS and back: both x and y change their signs.
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: mm to either side of the centre, over which the turn of a transform that is not linear is measured.
@@ -135,13 +137,30 @@ def frame_of_result(grid: Grid, volume_node: Any) -> Frame:
     return Frame(matrix)
 
 
+def check_parents(volume_node: Any) -> None:
+    """Refuse a volume that lies under a transform that was made from it: it would be made from itself.
+
+    Raises:
+        GeometryError: it does.
+    """
+    above = nodes.own_transform_above(volume_node)
+    if above is not None:
+        raise GeometryError(
+            _("{name} lies under {transform}, which is a result of it").format(
+                name=volume_node.GetName(), transform=above.GetName()
+            ),
+            _("take the volume out of this transform first"),
+        )
+
+
 def volume_from_node(node: Any) -> Volume:
     """A copy of the voxels, (1, K, J, I), in the processing frame.
 
     Raises:
         VolumeError: no voxels, several values per voxel, or less than two axes with more than one voxel.
-        GeometryError: as `grid_of`.
+        GeometryError: as `grid_of`, or as `check_parents`.
     """
+    check_parents(node)
     name = node.GetName() or ""
     scalars = _image(node).GetPointData().GetScalars()
     if scalars is None:

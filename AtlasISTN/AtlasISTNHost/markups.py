@@ -73,6 +73,8 @@ def _copy(markups_node: Any, name: str) -> Any:
     copy.SetName(given)
     copy.SetLocked(False)
     copy.CreateDefaultDisplayNodes()
+    if markups_node.GetDisplayNode() is not None:
+        copy.GetDisplayNode().CopyContent(markups_node.GetDisplayNode())
     copy.SetAndObserveTransformNodeID(markups_node.GetTransformNodeID())
     return copy
 

@@ -100,6 +100,16 @@ def of_input(scene: Any, input_node: Any, model: str) -> list[Any]:
     ]
 
 
+def own_transform_above(input_node: Any) -> Any:
+    """The transform node of ours, made for an input, under which the input itself lies now; None where it does not."""
+    node = input_node.GetParentTransformNode()
+    while node is not None:
+        if is_ours(node) and node.GetNodeReferenceID(INPUT) == input_node.GetID():
+            return node
+        node = node.GetParentTransformNode()
+    return None
+
+
 def find(scene: Any, role: str, input_node: Any, model: str) -> Any:
     """Our node of a role for an input and a model (its name); None where there is none."""
     return next((node for node in of_input(scene, input_node, model) if node.GetAttribute(ROLE) == role), None)

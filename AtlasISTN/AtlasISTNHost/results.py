@@ -109,10 +109,11 @@ def write_outcome(
             them leave the scene, as they would lie where the anatomy was.
 
     Raises:
-        GeometryError: the volume has other voxels than when it was segmented.
+        GeometryError: the volume has other voxels than when it was segmented, or see `frames.check_parents`.
         VolumeError: it has none.
     """
     model = manifest.about.name
+    frames.check_parents(input_node)
     frame = frames.frame_of_result(outcome.volumes["labels"].grid, input_node)
     matrix = frames.ijk_to_ras(input_node)
     # All that is slow or may fail comes first, outside of the scene.
@@ -163,7 +164,7 @@ def find_nodes(input_node: Any, model: str) -> Nodes | None:
         atlas_image=found.get(nodes.ATLAS_IMAGE),
         image_from_atlas=found.get(nodes.IMAGE_FROM_ATLAS),
         atlas_from_image=found.get(nodes.ATLAS_FROM_IMAGE),
-        surfaces={int(role[len(prefix) :]): node for role, node in found.items() if role.startswith(prefix)},
+        surfaces=dict(sorted((int(r[len(prefix) :]), node) for r, node in found.items() if r.startswith(prefix))),
         folder_item=nodes.folder_item(scene, input_node, model),
     )
 

@@ -31,7 +31,7 @@ from AtlasISTNLib.geometry import VOXEL, WORLD, Float, Grid, transform_points
 from . import frames, nodes
 
 #: A grid has at most so many nodes (12 bytes each); what is left of them goes to covering more of the image.
-MOST_NODES = 4_000_000
+MOST_NODES = 3_000_000
 #: Beyond this angle the turn is split off. Below 90° a grid that ends somewhere has one inverse.
 _TURN = np.deg2rad(30.0)
 #: mm, of the grid of a single slice across its plane.

@@ -11,6 +11,7 @@ from host import atlas_cases as cases
 from host.test_frames import b_spline_transform, grid_transform, spline_transform
 
 from AtlasISTNLib.correspondence import ATLAS_FROM_IMAGE, IMAGE_FROM_ATLAS, Correspondence, carried
+from AtlasISTNLib.errors import GeometryError
 from AtlasISTNLib.geometry import VOXEL, WORLD, Grid, Plane, slice_of
 from AtlasISTNLib.volume import Volume
 
@@ -228,11 +229,16 @@ def test_markups_go_to_and_fro_as_copies(scene):
     landmarks.SetAndObserveTransformNodeID(parent.GetID())
     landmarks.SetNthControlPointLabel(3, "apex")
     landmarks.SetLocked(True)
+    landmarks.SetNthControlPointLocked(4, True)
+    landmarks.CreateDefaultDisplayNodes()
+    landmarks.GetDisplayNode().SetSelectedColor(0.1, 0.2, 0.9)
     in_atlas = markups.to_atlas(landmarks, to_atlas)
     points = slicer.util.arrayFromMarkupsControlPoints(in_atlas, world=True)
     assert distance(points, true_atlas(scan, frame, world, cases.a_correspondence())) < 0.1
     assert in_atlas.GetParentTransformNode() is None
     assert in_atlas.GetNthControlPointLabel(3) == "apex"
+    np.testing.assert_allclose(in_atlas.GetDisplayNode().GetSelectedColor(), (0.1, 0.2, 0.9))
+    assert in_atlas.GetDisplayNode() is not landmarks.GetDisplayNode()
     back = markups.to_patient(in_atlas, to_patient)
     assert back.GetParentTransformNode() is parent
     assert distance(slicer.util.arrayFromMarkupsControlPoints(back, world=True), world) < 0.1
@@ -240,6 +246,16 @@ def test_markups_go_to_and_fro_as_copies(scene):
     assert landmarks.GetParentTransformNode() is parent
     assert landmarks.GetName() == "Landmarks"
     assert len({node.GetName() for node in (landmarks, in_atlas, back)}) == 3
+
+
+def test_markups_that_cannot_be_bent_are_refused(scene, a_markups_node):
+    _scan, _frame, (to_patient, to_atlas) = written(scene, "none")
+    a_markups_node.CanApplyNonLinearTransforms = lambda: False
+    count = scene.GetNumberOfNodes()
+    for carry, node in ((markups.to_patient, to_patient), (markups.to_atlas, to_atlas)):
+        with pytest.raises(GeometryError, match="Landmarks"):
+            carry(a_markups_node, node)
+    assert scene.GetNumberOfNodes() == count
 
 
 def test_markups_of_the_atlas_that_are_shown_on_the_patient_are_not_moved_twice(scene):
