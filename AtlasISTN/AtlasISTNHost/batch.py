@@ -182,7 +182,6 @@ class BatchSection:
                 edit.addCurrentPathToHistory()
         if not self.ui.batchRefineCheckBox.checked:
             settings = Settings(settings.model, settings.device, settings.threads, settings.low_memory)
-        self._failed(None)
         self.batch.start(settings, self._output)
 
     def _agreed(self) -> bool:
@@ -204,8 +203,8 @@ class BatchSection:
         self._show_rows()
         if self.batch.running != self._was_running:
             self._was_running = self.batch.running
+            self._failed(self.batch.failure)
             if not self.batch.running:
-                self._failed(self.batch.failure)
                 slicer.util.showStatusMessage(self._summary(), 5000)
             self.update()
         self._show_buttons()
@@ -230,7 +229,6 @@ class BatchSection:
 
     def _show_buttons(self) -> None:
         ui = self.ui
-        waiting = sum(row.state is State.WAITING for row in self.batch.rows)
         reason = self._reason(self._settings())
         rows = self.batch.rows
         if not reason and rows and all(row.state is State.SKIPPED for row in rows):

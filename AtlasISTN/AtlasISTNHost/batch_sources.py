@@ -158,7 +158,16 @@ def _read_node(scene: Any, node_id: str) -> Volume:
 
 
 def _keep_node(scene: Any, node_id: str, manifest: Manifest, event: Mapping[str, Any], folder: Path | None) -> None:
-    _export(results.write_outcome(results.read_outcome(event), _present(scene, node_id), manifest), folder)
+    volume = _present(scene, node_id)
+    made = results.write_outcome(results.read_outcome(event), volume, manifest)
+    made.segmentation.GetDisplayNode().SetVisibility(_is_seen(scene, volume))
+    _export(made, folder)
+
+
+def _is_seen(scene: Any, volume: Any) -> bool:
+    """Whether a volume is what the slice views show: the results of many patients would lie over each other there."""
+    shown = {node.GetBackgroundVolumeID() for node in _of_class(scene, "vtkMRMLSliceCompositeNode")} - {None, ""}
+    return not shown or volume.GetID() in shown
 
 
 def _export(made: results.Nodes, folder: Path | None) -> None:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPOSITORY / "AtlasISTN"))
 
 import slicer  # noqa: E402
 from AtlasISTNHost import batch as batch_section  # noqa: E402
-from AtlasISTNHost import models  # noqa: E402
+from AtlasISTNHost import models, nodes  # noqa: E402
 from AtlasISTNHost.batch_run import Settings  # noqa: E402
 from AtlasISTNHost.engine import Engine, Failure  # noqa: E402
 from AtlasISTNHost.jobs import JobFolders  # noqa: E402
@@ -79,15 +79,18 @@ class Opened:
         self.widget.setMRMLScene(slicer.mrmlScene)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.failures: list[Failure | None] = []
+        self.busy_when_told: list[bool] = []
         self.settings: Settings | str = Settings(model, "cpu", 1, refinement=RefineConfig(iterations=5))
         self.engine = engine or FakeEngine(works)
-        self.section = batch_section.BatchSection(
-            self.ui, lambda: self.settings, self.engine, jobs, self.failures.append
-        )
+        self.section = batch_section.BatchSection(self.ui, lambda: self.settings, self.engine, jobs, self._on_told)
         self.ui.batchCollapsibleButton.collapsed = False
         self.widget.resize(460, 900)
         self.widget.show()
         standin.process_events()
+
+    def _on_told(self, failure: Failure | None) -> None:
+        self.failures.append(failure)
+        self.busy_when_told.append(self.section.busy)
 
     def cells(self) -> list[list[str]]:
         table = self.ui.batchTable
@@ -206,6 +209,7 @@ def test_stop_from_the_panel(opened: Opened, scans: Path, tmp_path: Path) -> Non
     opened.engine.at_once = lambda do, fields: None
     opened.choose(batch_section.FOLDER, scans, tmp_path / "results")
     standin.click(opened.ui.batchButton)
+    assert opened.busy_when_told == [True], "the panel is told when a batch has begun"
     assert standin.wait_until(lambda: opened.engine.told)
     opened.engine.progress(stage="refine", step=3, total=5)
     assert opened.cells()[0][1] == "refining, 3 of 5"
@@ -268,6 +272,21 @@ def test_a_folder_through_the_real_engine(letters: Opened, tmp_path: Path) -> No
     standin.messages.answers.append(True)
     letters.run()  # once more: what is done is left alone
     assert {cells[0]: cells[1] for cells in letters.cells()}["b"] == f"skipped: results are in {results / 'b'}"
+
+
+def test_results_of_other_volumes_than_the_shown_one_are_hidden(letters: Opened, scene: Any) -> None:
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(SAMPLES / "letter-b.png")))[np.newaxis].astype(np.int16)
+    first, second = (slicer.util.addVolumeFromArray(image, name=name) for name in ("first", "second"))
+    views = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    views.SetBackgroundVolumeID(second.GetID())
+    letters.ui.batchRefineCheckBox.checked = False
+    letters.choose(batch_section.SCENE)
+    letters.section.update()
+    letters.run()
+    assert [cells[1] for cells in letters.cells()] == ["done", "done"]
+    model = letters.settings.model.manifest.about.name
+    found = [nodes.find(scene, nodes.SEGMENTATION, volume, model) for volume in (first, second)]
+    assert [bool(node.GetDisplayNode().GetVisibility()) for node in found] == [False, True]
 
 
 def test_a_sequence_through_the_real_engine(letters: Opened, scene: Any, tmp_path: Path) -> None:
