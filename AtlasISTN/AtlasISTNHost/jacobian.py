@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from AtlasISTNLib.correspondence import ATLAS_FROM_IMAGE, Correspondence, carried
 from AtlasISTNLib.folding import jacobian_determinant
-from AtlasISTNLib.geometry import VOXEL, WORLD
+from AtlasISTNLib.geometry import VOXEL, WORLD, Float, Grid
 from AtlasISTNLib.volume import Volume
 
-#: What folded places are given, so that 0 is left to say "beyond the atlas".
+#: What folded places are given, which have no volume of their own.
 SMALLEST = 0.01
 #: Ends of the colour scale: from 1/L to L.
 LIMITS = (1.25, 1.5, 2.0, 3.0, 4.0)
@@ -25,7 +25,8 @@ def jacobian_volume(correspondence: Correspondence) -> Volume:
 
     Returns:
         a volume on the model grid where it was placed on the image: 1 where nothing changes, below 1 where the atlas is
-        compressed, above where it is stretched, `SMALLEST` where the map folds, 0 beyond the atlas. For 2D, areas.
+        compressed, above where it is stretched, `SMALLEST` where the map folds. Places to which the atlas does not
+        reach have the value of its border. For 2D, areas.
     """
     atlas, placed = correspondence.atlas_grid, correspondence.image_grid
     points = placed.transform_points(correspondence.image_from_atlas(atlas.points(WORLD)), VOXEL, WORLD)
@@ -34,16 +35,23 @@ def jacobian_volume(correspondence: Correspondence) -> Volume:
     else:
         determinant = jacobian_determinant(points)
     determinant = determinant * placed.voxel_volume / atlas.voxel_volume
-    known = Volume.from_array(np.maximum(determinant, SMALLEST).astype(np.float32), atlas, "Jacobian")
+    values = np.maximum(determinant, SMALLEST).astype(np.float32)
+    known = _extended(values, atlas, correspondence.atlas_from_image(placed.points(WORLD)))
     return carried(known, placed, correspondence.transform(ATLAS_FROM_IMAGE))
 
 
+def _extended(values: NDArray[np.float32], grid: Grid, points: Float) -> Volume:
+    """Values on a grid, which grows as far as WORLD points (..., D) reach; border values there."""
+    index = grid.transform_points(points.reshape(-1, grid.ndim), VOXEL, WORLD)[:, ::-1]
+    below = np.ceil(np.maximum(-index.min(axis=0), 0)).astype(int) + 1
+    above = np.ceil(np.maximum(index.max(axis=0) - grid.shape + 1, 0)).astype(int) + 1
+    padded = np.pad(values, list(zip(below, above, strict=True)), mode="edge")
+    return Volume.from_array(padded, grid.box((-below).tolist(), (grid.shape + above).tolist()), "Jacobian")
+
+
 def color_limit(values: NDArray[np.floating]) -> float:
-    """The end L of the colour scale [1/L, L] that shows nearly all of the values above 0 without saturation."""
-    inside = values[values > 0]
-    if not inside.size:
-        return LIMITS[0]
-    needed = float(np.exp(np.percentile(np.abs(np.log(inside)), 98)))
+    """The end L of the colour scale [1/L, L] that shows nearly all of the values without saturation."""
+    needed = float(np.exp(np.percentile(np.abs(np.log(values)), 98)))
     return next((limit for limit in LIMITS if needed <= limit), LIMITS[-1])
 
 

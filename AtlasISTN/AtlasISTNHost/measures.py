@@ -194,7 +194,10 @@ def measure(outcome: Any, which: str, reference: Reference | None = None) -> Tab
     volume = outcome.volumes[VOLUMES[which]]
     if reference is not None and reference.grid.shape != volume.grid.shape:
         # The volume may have been moved since; its voxels are the same ones.
-        raise GeometryError(f"the reference {reference.name} does not lie on the image's voxels", "read it anew")
+        raise GeometryError(
+            _("The reference {name} does not lie on the scan's voxels").format(name=reference.name),
+            _("select it again"),
+        )
     agreement = {} if reference is None else _agreement(volume, reference)
     entries = {entry["value"]: entry for entry in outcome.figures["structures"]}
     rows = []

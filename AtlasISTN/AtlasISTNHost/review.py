@@ -31,8 +31,8 @@ _ATLAS_OPACITY = "AtlasISTN.Opacity"
 
 #: Opacity of the Jacobian over the patient.
 JACOBIAN_OPACITY = 0.5
-#: So many lines of the warped grid cross the anatomy; their distance is 1, 2 or 5 times a power of ten, in mm.
-GRID_LINES = 14
+#: At least so many lines of the warped grid cross the anatomy; their distance is 1, 2 or 5 times a power of ten, in mm.
+GRID_LINES = 8
 #: So many pieces a line has from one crossing to the next.
 GRID_PIECES = 5
 _GRID_COLOR = (1.0, 0.85, 0.25)
@@ -106,25 +106,24 @@ def show_jacobian(result: Any, input_node: Any, outcome: Any, on: bool) -> Any:
         on: whether to show it.
 
     Returns:
-        the volume node: 1 where nothing changes, below where the atlas is compressed, 0 beyond the atlas; None where
-        there is none.
+        the volume node: 1 where nothing changes, below where the atlas is compressed; None where there is none.
     """
     scene, node = input_node.GetScene(), _jacobian_node(result, input_node)
     if on and outcome is not None:
         node = _write_jacobian(result, input_node, outcome)
     if node is None:
         return None
-    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
-    if legend is not None:
-        legend.SetVisibility(on)
+    opacity = result.atlas_image.GetAttribute(_ATLAS_OPACITY) if ours.in_scene(result.atlas_image) else None
     if on:
         overlays.lay_over(input_node, node, JACOBIAN_OPACITY)
-        return node
-    opacity = result.atlas_image.GetAttribute(_ATLAS_OPACITY) if ours.in_scene(result.atlas_image) else None
-    if overlays.covers(node) and opacity:
+    elif overlays.covers(node) and opacity:
         overlays.lay_over(input_node, result.atlas_image, float(opacity))
     else:
         overlays.take_off(scene, node)
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+    if legend is not None:
+        legend.SetVisibility(on)
+        legend.Modified()  # it looks at what the views show only when it changes itself
     return node
 
 
@@ -266,7 +265,7 @@ def _jacobian_of(correspondence: Correspondence) -> Volume:
 
 
 def _color_jacobian(node: Any, limit: float) -> None:
-    """Diverging colours about 1, nothing beyond the atlas, and a legend."""
+    """Diverging colours about 1, and a legend."""
     display = _display(node)
     table = display.GetColorNode()
     if table is None or table.GetAttribute(ours.ROLE) != JACOBIAN_COLORS:
@@ -285,9 +284,6 @@ def _color_jacobian(node: Any, limit: float) -> None:
     with slicer.util.NodeModify(display):
         display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(1 / limit, limit)
-        display.SetAutoThreshold(False)
-        display.SetThreshold(jacobian.SMALLEST / 2, np.finfo(np.float32).max.item())
-        display.SetApplyThreshold(True)
         display.SetInterpolate(True)
         display.SetAndObserveColorNodeID(table.GetID())
     logic = slicer.vtkSlicerColorLogic

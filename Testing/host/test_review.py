@@ -238,8 +238,7 @@ def test_jacobian_of_a_single_slice_is_of_areas() -> None:
     tilted = Grid((1, 20, 24), (2.0, 2.0, 1.0), (5.0, 6.0, 7.0), tuple(tuple(row) for row in turn))
     volume = jacobian.jacobian_volume(c.lifted(Plane.of(tilted)))
     assert volume.grid.shape[0] == 1
-    assert volume.array[volume.array > 0] == pytest.approx(1.3 * 1.1, rel=1e-5)
-    assert (volume.array > 0).mean() > 0.6
+    assert volume.array == pytest.approx(1.3 * 1.1, rel=1e-5)
 
 
 def host_turn(degrees: float) -> np.ndarray:
@@ -247,25 +246,18 @@ def host_turn(degrees: float) -> np.ndarray:
     return np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
 
 
-def test_jacobian_says_where_there_is_no_atlas(a_case: host_results.Case) -> None:
-    far = host_results.correspondence(frames.grid_of(a_case.input_node), host_results.manifest(), scale=0.6, bend=0.0)
-    volume = jacobian.jacobian_volume(far)
-    # The atlas is smaller than the model grid on the image; around it there is nothing.
-    assert volume.array[0, 0, 0, 0] == 0
-    middle = tuple(n // 2 for n in volume.grid.shape)
-    assert volume.array[(0, *middle)] == pytest.approx(0.6**3, rel=1e-4)
-    node = review.show_jacobian(a_case.nodes, a_case.input_node, a_case.outcome, True)
-    display = node.GetDisplayNode()
-    assert display.GetApplyThreshold()
-    assert 0 < display.GetLowerThreshold() <= jacobian.SMALLEST
+def test_jacobian_goes_on_beyond_the_atlas(a_case: host_results.Case) -> None:
+    small = host_results.correspondence(frames.grid_of(a_case.input_node), host_results.manifest(), scale=0.6, bend=0.0)
+    # The atlas is smaller than the model grid on the image; no seam shows where it ends.
+    assert jacobian.jacobian_volume(small).array == pytest.approx(0.6**3, rel=1e-4)
 
 
-def test_folded_places_are_not_taken_for_places_beyond_the_atlas(a_case: host_results.Case) -> None:
+def test_folded_places_are_marked(a_case: host_results.Case) -> None:
     c = host_results.correspondence(frames.grid_of(a_case.input_node), host_results.manifest(), bend=0.7)
     assert host_results.folding(c)["smallest_jacobian"] < 0
-    volume = jacobian.jacobian_volume(c)
-    middle = tuple(slice(n // 4, 3 * n // 4) for n in volume.grid.shape)
-    assert (volume.array[0][middle] > 0).all()
+    values = jacobian.jacobian_volume(c).array
+    assert values.min() == pytest.approx(jacobian.SMALLEST)
+    assert jacobian.color_limit(values) == max(jacobian.LIMITS)
 
 
 def test_colours_are_symmetric_in_the_logarithm(a_case: host_results.Case) -> None:
@@ -290,8 +282,7 @@ def test_colours_are_symmetric_in_the_logarithm(a_case: host_results.Case) -> No
     low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
     assert low * high == pytest.approx(1.0)
     values = slicer.util.arrayFromVolume(node)
-    inside = values[values > 0]
-    assert ((inside >= low) & (inside <= high)).mean() >= 0.97
+    assert ((values >= low) & (values <= high)).mean() >= 0.97
     assert display.GetColorNode().GetNumberOfColors() == jacobian.COLORS
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
     assert legend.GetVisibility()
@@ -349,8 +340,8 @@ def test_the_grid_is_the_atlas_grid_on_the_patient(
     points = vtk_to_numpy(lines.GetPoints().GetData())
     assert np.abs(points[:, 2] - middle[2]).max() < 1e-3  # on the slice
     count = size // display.GetGridSpacingMm()
-    assert count >= 8
-    assert count <= 2 * review.GRID_LINES
+    assert count >= review.GRID_LINES - 1
+    assert count <= 2.5 * review.GRID_LINES
 
 
 def test_the_grid_follows_the_deformation(make_a_case: Any) -> None:
