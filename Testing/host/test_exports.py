@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from AtlasISTNHost import export_files, exports, frames, measures, segments
+from AtlasISTNHost import export_files, exports, frames, measures, results, review, segments
+from standin import mrml
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from AtlasISTNLib.errors import OutputError
@@ -295,6 +296,28 @@ def test_exporting_changes_nothing_in_the_scene(make_a_case: Any, scene: Any, tm
     assert before == (scene.GetNumberOfNodes(), case.nodes.segmentation.GetSegmentation().GetMTime())
     assert parents == [n.GetTransformNodeID() for n in (case.nodes.segmentation, *case.nodes.surfaces.values())]
     assert not segments.edited(case.nodes.segmentation)
+
+
+def test_a_saved_scene_is_looked_at_and_exported_again(scene: Any, make_a_case: Any, tmp_path: Path) -> None:
+    case = make_a_case("rigid")
+    table = measures.measure(case.outcome, "refined")
+    measures.write_table(table, case.nodes)
+    palette = review.show_jacobian(case.nodes, case.input_node, case.outcome, True).GetDisplayNode()
+    limits = palette.GetWindowLevelMin(), palette.GetWindowLevelMax()
+    atlas, world = anatomy(case)
+    assert scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    loaded = mrml.make_scene()
+    assert loaded.ReadFromMRB(str(tmp_path / "scene.mrb"), True)
+    volume = loaded.GetFirstNodeByName("CT heart")
+    found = results.find_nodes(volume, "two-balls")
+    assert measures.read_table(found) == (table.columns, table.cells, table.text)
+    display = review.show_jacobian(found, volume, None, True).GetDisplayNode()
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx(limits, abs=1e-3)
+    assert display.GetColorNode().GetNumberOfColors() == 256
+    exports.write(exports.plan(found, tmp_path, exports.Choices(segmentation=False, transforms="nrrd")))
+    to_image = read_transform(tmp_path / "CT heart-image-from-atlas.nrrd")
+    moved = np.array([to_image.TransformPoint(point) for point in atlas.tolist()])
+    assert np.linalg.norm(moved - world, axis=1).max() < 0.1
 
 
 def test_a_segmentation_can_become_dicom_seg(make_a_case: Any) -> None:
