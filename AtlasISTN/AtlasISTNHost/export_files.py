@@ -218,6 +218,7 @@ def _grid_transform(transform: Any) -> tuple[Any, Float]:
     before = np.eye(4)
     parts = [transform]
     if transform is not None and transform.IsA("vtkGeneralTransform"):
+        transform.Update()  # after loading it is the inverse of another one, and empty before it is asked for
         parts = [transform.GetConcatenatedTransform(i) for i in range(transform.GetNumberOfConcatenatedTransforms())]
     for part in parts:
         if part is not None and part.IsA("vtkOrientedGridTransform") and part.GetDisplacementGrid() is not None:
