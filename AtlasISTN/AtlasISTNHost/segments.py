@@ -42,7 +42,8 @@ class Layer:
     """A label map ready for a segmentation node.
 
     Attributes:
-        image: vtkOrientedImageData, cut to where labels are.
+        image: vtkOrientedImageData, cut to where labels are. It replaces the one before, which a segment that the user
+            drew into it keeps.
         prints: fingerprint of each structure's voxels by its value; None where it has none.
     """
 
@@ -153,7 +154,6 @@ def terminology(label: Label) -> str:
 def _fill(node: Any, layer: Layer, structures: Sequence[Label]) -> None:
     segmentation = node.GetSegmentation()
     given = _given(node)
-    _separate_users_segments(segmentation, given)
     wanted = {segment_id(label.value): label for label in structures[1:]}
     for key in set(given) - set(wanted):  # structures that the model had once
         segmentation.RemoveSegment(key)
@@ -169,9 +169,8 @@ def _fill(node: Any, layer: Layer, structures: Sequence[Label]) -> None:
         written[key] = {**_describe(segment, label, known, fresh), "voxels": layer.prints[label.value]}
         if fresh:
             segmentation.AddSegment(segment, key)
-    segmentation.InvalidateNonSourceRepresentations()
     node.SetAttribute(WRITTEN, json.dumps(written, ensure_ascii=False))
-    layer.image.Modified()  # tells displays and editors that the voxels are new
+    layer.image.Modified()  # now surfaces of the old voxels go, and displays and editors are told
 
 
 def _describe(segment: Any, label: Label, known: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
@@ -190,17 +189,6 @@ def _describe(segment: Any, label: Label, known: Mapping[str, Any], fresh: bool)
         else:
             segment.RemoveTag(tag)
     return {"name": label.name, "color": list(label.color), "terminology": entry}
-
-
-def _separate_users_segments(segmentation: Any, given: Mapping[str, Any]) -> None:
-    """Segments that the user drew into our label map get one of their own, before ours is replaced."""
-    name = _labelmap_name()
-    ours = [segmentation.GetSegment(key) for key in given]
-    shared = [segment.GetRepresentation(name) for segment in ours if segment is not None]
-    for index in range(segmentation.GetNumberOfSegments()):
-        key = segmentation.GetNthSegmentID(index)
-        if key not in given and any(segmentation.GetSegment(key).GetRepresentation(name) is s for s in shared):
-            segmentation.SeparateSegmentLabelmap(key)
 
 
 def _memory_of(node: Any) -> Any:

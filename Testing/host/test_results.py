@@ -234,6 +234,7 @@ def test_two_inputs_and_two_models_have_four_sets(scene, a_scan, write):
     names = [node.GetName() for found in sets for node in all_of(found)]
     assert len(set(names)) == len(names)
     assert len({found.folder_item for found in sets}) == 4
+    assert len({hierarchy().GetItemName(found.folder_item) for found in sets}) == 4
     for scan, model, found in zip((a_scan, a_scan, other, other), ("two blobs", "three blobs") * 2, sets, strict=True):
         assert results.find_nodes(scan, model).segmentation is found.segmentation
 

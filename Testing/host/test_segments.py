@@ -248,6 +248,21 @@ def test_what_counts_as_edited(scene, a_scan, a_result, change):
     assert segments.edited(node) == (change != "same label map in other layers")
 
 
+def test_a_turn_about_the_corner_of_a_segment_is_an_edit(scene, a_scan, an_outcome):
+    labels = (cases.LABELS[0], cases.LABELS[2])
+    layer = segments.layer_of(an_outcome.volumes["labels"], labels, results.frames.ijk_to_ras(a_scan))
+    node = segments.write_segmentation(layer, "segmentation", "x", labels, a_scan, "m")
+    first = np.argwhere(an_outcome.volumes["labels"].array[0] == 7).min(axis=0)[::-1]
+    matrix = results.frames.ijk_to_ras(a_scan)
+    corner = matrix[:3, :3] @ first + matrix[:3, 3]
+    turn = np.eye(4)
+    turn[:3, :3] = cases.rotation(np.random.default_rng(0))
+    turn[:3, 3] = corner - turn[:3, :3] @ corner
+    node.SetAndObserveTransformNodeID(cases.linear(scene, turn).GetID())
+    node.HardenTransform()
+    assert segments.edited(node)
+
+
 @pytest.mark.parametrize("directions", [np.eye(3), cases.rotation(np.random.default_rng(8)), np.diag([-1.0, 1, 1])])
 def test_saving_and_loading_is_not_editing(scene, tmp_path, directions):
     scan = cases.scan(scene, spacing=(4.1, 5.3, 4.7), directions=directions)

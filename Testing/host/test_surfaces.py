@@ -120,10 +120,13 @@ def test_moving_is_showing(scene, the_surfaces):
     surfaces.show_surfaces(the_surfaces, first, scan, cases.a_manifest(), cases.LABELS)
     meshes = {value: node.GetPolyData() for value, node in made.items()}
     assert not np.allclose(points_and_normals(made[3])[0], expected[3][0], atol=0.5)
+    times = {value: mesh.GetPoints().GetData().GetMTime() for value, mesh in meshes.items()}
     events = []
     made[3].AddObserver(slicer.vtkMRMLModelNode.MeshModifiedEvent, lambda *_: events.append(1))
     surfaces.move_surfaces(made, the_surfaces, second, frames.processing_frame(scan))
     assert events, "views are not told"
+    for value, mesh in meshes.items():  # graphics cards get the arrays that are newer than theirs
+        assert mesh.GetPoints().GetData().GetMTime() > times[value]
     for value, node in made.items():
         assert node.GetPolyData() is meshes[value]
         for found, wanted in zip(points_and_normals(node), expected[value], strict=True):

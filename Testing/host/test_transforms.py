@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicer
 import vtk
 from AtlasISTNHost import frames, markups, nodes, transforms, volumes
@@ -202,6 +203,20 @@ def test_a_single_slice_has_transforms_in_its_plane(scene):
     assert distance(atlas, c.atlas_from_image(world @ FLIP) @ FLIP) < 0.1
     assert np.abs(atlas[:, 2]).max() < 1e-3  # the atlas of a 2D model lies at z = 0
     assert distance(through_markups(scene, to_patient, atlas), world) < 0.1
+
+
+def test_a_single_slices_transform_reaches_beyond_its_plane_in_other_programs(scene, tmp_path):
+    """ITK takes no displacement beyond a grid; a landmark a few mm off the slice still goes right."""
+    c, scan = flat_case(cases.rotation(np.random.default_rng(2)))
+    to_patient, _to_atlas = transforms.write_transforms(c, scan, frames.processing_frame(scan), MODEL)
+    storage = slicer.vtkMRMLTransformStorageNode()
+    storage.SetFileName(str(tmp_path / "x.h5"))
+    assert storage.WriteData(to_patient)
+    read = sitk.ReadTransform(str(tmp_path / "x.h5"))
+    grid = frames.grid_of(scan)
+    for off in (0.0, 8.0, -8.0):
+        point = grid.transform_points([12, 9, 0], WORLD, VOXEL) + off * np.array(grid.direction)[:, 2]
+        np.testing.assert_allclose(read.TransformPoint(point), c.atlas_from_image(point), atol=0.1)
 
 
 def flat_case(turn):
