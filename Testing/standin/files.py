@@ -5,10 +5,14 @@ File types are named as Slicer names them. What cannot be read or written gives 
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
 import slicer
 import vtk
 
@@ -46,6 +50,7 @@ TYPES = (
     (".mrb", "SceneFile"),
     (".mrml", "SceneFile"),
 )
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 WRITERS = (
     ("vtkMRMLSegmentationNode", "SegmentationFile"),
     ("vtkMRMLVolumeNode", "VolumeFile"),
@@ -179,8 +184,10 @@ def read_volume(fileName: str, properties: Any, messages: Any) -> list[Any] | No
     options = 0
     for bit, name in enumerate(("labelmap", "center", "singleFile", "autoWindowLevel", "discardOrientation")):
         options |= int(bool(properties.get(name))) << bit
-    logic = slicer.modules.volumes.logic()
-    node = logic.AddArchetypeVolume(fileName, plain_name(properties), options, None)
+    with readable(fileName) as file:
+        node = slicer.modules.volumes.logic().AddArchetypeVolume(file, plain_name(properties), options, None)
+    if node is not None and node.GetStorageNode() is not None:
+        node.GetStorageNode().SetFileName(fileName)
     if node is None:
         tell(messages, f"The volume {fileName} could not be read")
         return None
@@ -190,6 +197,18 @@ def read_volume(fileName: str, properties: Any, messages: Any) -> list[Any] | No
     if properties.get("show", True):
         show_volume(node)
     return [node]
+
+
+@contextlib.contextmanager
+def readable(fileName: str) -> Iterator[str]:
+    """The file, or a copy in a format that the wheel can read: Slicer itself has ITK's readers of pictures, too."""
+    if Path(fileName).suffix.lower() not in PICTURES or not Path(fileName).is_file():
+        yield fileName
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = str(Path(folder, "picture.nrrd"))
+        sitk.WriteImage(sitk.JoinSeries(sitk.ReadImage(fileName)), copy)  # a volume of one slice
+        yield copy
 
 
 def show_volume(node: Any) -> None:
