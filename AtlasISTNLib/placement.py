@@ -135,15 +135,14 @@ def _found(bundle: Bundle, image: Volume, report: Report, cancel: Cancel, slab_v
             "center",
             ("The anatomy was not found in the image; the model grid was placed at the image's centre.",),
         )
-    centers = _candidates(mass, atlas_mass, grid)
-    best = 0
-    if len(centers) > 1:
-        scores = []
-        for center in centers:
-            stop_if(cancel, "looking for the anatomy")
-            scores.append(agreement(bundle, image, _at(grid, center)))
-        best = int(np.argmax(scores))
-    return Placement(_at(grid, centers[best]), "auto")
+    found = []
+    for center in _candidates(mass, atlas_mass, grid):
+        stop_if(cancel, "looking for the anatomy")
+        found.append((*agreement(bundle, image, _at(grid, center)), center))
+    score, shift, center = max(found, key=lambda place: place[0])
+    if shift is not None and agreement(bundle, image, _at(grid, center + shift))[0] > score:
+        center = center + shift
+    return Placement(_at(grid, center), "auto")
 
 
 def _candidates(mass: Volume, atlas_mass: NDArray[np.floating], grid: Grid) -> list[Float]:
@@ -181,14 +180,25 @@ def _heaviest(values: NDArray[np.float64], points: Grid, grid: Grid, offset: Flo
 
 
 @torch.no_grad()
-def agreement(bundle: Bundle, image: Volume, grid: Grid) -> float:
-    """How well the atlas, registered in one pass, explains what the ITN sees on a grid: the labels' mean soft Dice."""
+def agreement(bundle: Bundle, image: Volume, grid: Grid) -> tuple[float, Float | None]:
+    """How well the atlas, registered in one pass, explains what the ITN sees on a grid.
+
+    Returns:
+        the labels' mean soft Dice, and how far in mm the warped atlas's centroid lies from the atlas's own (None where
+        nothing of it is on the grid): moving the grid by so much brings the anatomy to where the atlas has it.
+    """
+    model = bundle.model
     normal = torch.from_numpy(normalised(image, grid, bundle.normalisation).array.copy())
-    prediction, warp = bundle.model(normal.unsqueeze(0).to(bundle.device))
-    seen = prediction[0, 1:].clamp(0, 1).flatten(1)
-    warped = sample(bundle.model.atlas_labels[1:].unsqueeze(0), warp.atlas_from_image())[0].clamp(0, 1).flatten(1)
-    overlap = 2 * (seen * warped).sum(dim=1) / (seen.square().sum(dim=1) + warped.square().sum(dim=1)).clamp_min(1e-6)
-    return float(overlap.mean())
+    prediction, warp = model(normal.unsqueeze(0).to(bundle.device))
+    seen = prediction[0, 1:].clamp(0, 1)
+    warped = sample(model.atlas_labels[1:].unsqueeze(0), warp.atlas_from_image())[0].clamp(0, 1)
+    axes = tuple(range(1, seen.ndim))
+    overlap = 2 * (seen * warped).sum(axes) / (seen.square().sum(axes) + warped.square().sum(axes)).clamp_min(1e-6)
+    masses = [part.sum(dim=0).double().cpu().numpy() for part in (warped, model.atlas_labels[1:].clamp(0, 1))]
+    if masses[0].sum() <= 0:
+        return float(overlap.mean()), None
+    there, own = (_centroid(mass, grid, grid) for mass in masses)
+    return float(overlap.mean()), there - own
 
 
 def foreground_mass(

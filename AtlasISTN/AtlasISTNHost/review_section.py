@@ -17,6 +17,8 @@ from .models import Entry
 from .session import Session
 
 _CHOICES = ("prediction", "one-pass", "refined")
+#: Pixels of the table's rows and header, and so many rows are seen at once.
+_ROW, _HEADER, _ROWS = 24, 30, 8
 
 
 class ReviewSection:
@@ -47,6 +49,8 @@ class ReviewSection:
         ui.toPatientButton.connect("clicked(bool)", lambda _checked: self._carry(to_patient=True))
         ui.toAtlasButton.connect("clicked(bool)", lambda _checked: self._carry(to_patient=False))
         ui.markupsSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._show_markups())
+        ui.measuresTable.verticalHeader().setVisible(False)
+        ui.measuresTable.verticalHeader().setDefaultSectionSize(_ROW)
         self._empty_table()
 
     def bind(self, parameters: Any) -> None:
@@ -228,13 +232,17 @@ class ReviewSection:
                     item.setIcon(qt.QIcon(square))
                 item.setToolTip(text)
                 widget.setItem(row, column, item)
+        header = widget.horizontalHeader()
+        header.setStretchLastSection(False)  # or the last column would keep the width of its contents
         widget.resizeColumnsToContents()
-        widget.horizontalHeader().setStretchLastSection(True)
-        widget.verticalHeader().setVisible(False)
+        header.setStretchLastSection(True)
+        widget.minimumHeight = _HEADER + _ROW * min(len(cells), _ROWS)
+        widget.visible = True
 
     def _empty_table(self) -> None:
         self.table = None
         self.ui.measuresTable.setRowCount(0)
+        self.ui.measuresTable.visible = False
         self.ui.foldingLabel.text = ""
 
     def _show_markups(self) -> None:

@@ -81,6 +81,7 @@ class _Run:
     folder: Path
     then: RefineConfig | None
     refining: bool
+    frame: frames.Frame
     stopping: bool = False
 
 
@@ -175,7 +176,7 @@ class Session:
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
-        self._run = _Run(task, task.volume.GetID(), folder, then, do == "refine")
+        self._run = _Run(task, task.volume.GetID(), folder, then, do == "refine", frames.processing_frame(task.volume))
         self.status = Status("", None, _("Starting the engine…") if self.engine.state == "off" else _("Starting…"))
         accepted = self.engine.request(
             do,
@@ -222,7 +223,7 @@ class Session:
         if volume is None:
             return
         correspondence = correspondence_from_files(event["correspondence"], run.folder)
-        self._move_surfaces(run.task.model, correspondence, volume)
+        self._move_surfaces(run.task.model, correspondence, run.frame)
 
     def _on_result(self, event: Mapping[str, Any]) -> None:
         run = self._run
@@ -275,7 +276,8 @@ class Session:
         if run is not None and run.refining and self.outcome is not None and self.nodes is not None:
             volume = slicer.mrmlScene.GetNodeByID(self._input_id) if self._input_id else None
             if volume is not None:
-                self._move_surfaces(run.task.model, self.outcome.final, volume)
+                grid = self.outcome.volumes["labels"].grid
+                self._move_surfaces(run.task.model, self.outcome.final, frames.frame_of_result(grid, volume))
         self.failure = None if failure.kind == "Cancelled" else failure
         self._changed()
 
@@ -293,10 +295,9 @@ class Session:
             self._atlases[version] = surfaces.atlas_surfaces(model.manifest, load_atlas(model.path)[1])
         return self._atlases[version]
 
-    def _move_surfaces(self, model: Entry, correspondence: Any, volume: Any) -> None:
+    def _move_surfaces(self, model: Entry, correspondence: Any, frame: frames.Frame) -> None:
         present = {value: node for value, node in self.nodes.surfaces.items() if nodes.in_scene(node)}
         if present:
-            frame = frames.processing_frame(volume)
             surfaces.move_surfaces(present, self._surfaces_of(model), correspondence, frame)
 
 

@@ -61,7 +61,6 @@ def test_corruption_harms_the_network_more_than_the_atlas(case, scores):
         return
     assert refined.mean("hd") < 0.7 * itn.mean("hd")
     assert refined.mean("assd") < 0.9 * itn.mean("assd")
-    assert any(one.topology != one.reference_topology for one in itn)
 
 
 def test_every_structure_has_the_topology_of_the_atlas(case):

@@ -92,13 +92,18 @@ class TestMaps:
     @either_way
     @either_shape
     def test_the_map_that_is_not_kept_is_mended(self, direction, shape):
-        """At the nodes of the field both undo each other, where exp(v) and exp(−v) as computed do not."""
+        """Both undo each other, at the field's nodes and between them, where exp(v) and exp(−v) as computed do not."""
         warp = a_warp(shape, direction, size=1.2)
         one = built(warp)
         nodes = one.displacement.grid.points()
         start = nodes if direction == "atlas_from_image" else transform_points(np.linalg.inv(one.theta), nodes)
         back = one.atlas_from_image(one.image_from_atlas(start))
         stretch = np.linalg.norm(np.linalg.inv(one.theta[:-1, :-1]), 2)
+        assert np.linalg.norm(back - start, axis=-1).max() < 0.04 * max(1, stretch)
+        coarse = built(warp, fine=False)
+        nodes = coarse.displacement.grid.points()
+        start = nodes if direction == "atlas_from_image" else transform_points(np.linalg.inv(coarse.theta), nodes)
+        back = coarse.atlas_from_image(coarse.image_from_atlas(start))
         assert np.linalg.norm(back - start, axis=-1).max() < max(1, stretch) * INVERSE_TOLERANCE_MM
 
         kept, other = (1, -1) if direction == "atlas_from_image" else (-1, 1)
@@ -120,7 +125,7 @@ class TestMaps:
         away = [
             np.linalg.norm(c.image_from_atlas(c.atlas_from_image(points)) - points, axis=-1) for c in (coarse, fine)
         ]
-        assert np.percentile(away[1], 99) < 0.6 * np.percentile(away[0], 99)
+        assert np.percentile(away[1], 99) < 0.3 * np.percentile(away[0], 99)
 
     @either_way
     @either_shape
