@@ -85,10 +85,12 @@ class IOManager:
         return next((kind for name, kind in WRITERS if node.IsA(name)), "NoFile")
 
     def fileWriterExtensions(self, node: Any) -> tuple[str, ...]:
-        storage = node.CreateDefaultStorageNode()
-        if storage is None:
+        name = node.GetDefaultStorageNodeClassName("")
+        if not name:
             return ()
-        storage.UnRegister(None)
+        storage = getattr(slicer, name)()
+        if node.IsA("vtkMRMLVolumeNode"):  # knows its formats through the scene; a model's would look for its node there
+            storage.SetScene(slicer.mrmlScene)
         types = storage.GetSupportedWriteFileTypes()
         return tuple(types.GetValue(i) for i in range(types.GetNumberOfValues()))
 
@@ -142,6 +144,8 @@ class IOManager:
     ) -> bool:
         """Copies of the nodes are written, so that the scene's own keep their storage and their transforms."""
         exporting = slicer.vtkMRMLScene()
+        formats = slicer.vtkDataIOManager()
+        exporting.SetDataIOManager(formats)
         for node_id, fileName in zip(nodeIDs, fileNames, strict=True):
             original = slicer.mrmlScene.GetNodeByID(node_id)
             copy = exporting.AddNewNodeByClass(original.GetClassName(), original.GetName())
@@ -328,5 +332,6 @@ def save_scene(fileName: str, messages: Any) -> bool:
     if fileName.lower().endswith(".mrml"):
         slicer.mrmlScene.SetURL(fileName)
         return bool(slicer.mrmlScene.Commit(fileName, messages))
+    Path(fileName).mkdir(parents=True, exist_ok=True)
     logic = mrml.core().application_logic
     return bool(logic.SaveSceneToSlicerDataBundleDirectory(fileName, None, messages))
