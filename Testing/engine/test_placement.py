@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from AtlasISTNLib import placement as placement_room
+from AtlasISTNLib.bundle import load_bundle
 from AtlasISTNLib.configs import PlacementConfig
 from AtlasISTNLib.errors import Cancelled, ConfigError
 from AtlasISTNLib.geometry import Grid
+from AtlasISTNLib.phantoms import letter_b
 from AtlasISTNLib.placement import foreground_mass, larger, place, touching
 from AtlasISTNLib.volume import Volume
 
@@ -55,6 +57,19 @@ class TestAuto:
         )
         placed = place(a_small_bundle, disturbed, PlacementConfig())
         assert np.linalg.norm(np.subtract(placed.grid.center, center)) < 1.5
+
+    def test_what_looks_alike_and_is_larger_does_not_win(self):
+        """A disk that the network takes for a letter has more mass than the letter; the atlas explains the letter."""
+        bundle, letter = load_bundle("letter-b", "cpu"), letter_b(7).image.array[0].astype(np.float32)
+        values = np.full((256, 256), np.median(letter), dtype=np.float32)
+        values[:128, :128] = letter
+        y, x = np.mgrid[:256, :256]
+        values[(y - 180) ** 2 + (x - 180) ** 2 < 45**2] = letter.max()
+        image = Volume.from_array(values, Grid.centered((256, 256), (1.0, 1.0)))
+        mass = foreground_mass(bundle, image).array[0]
+        assert mass[mass.shape[0] // 2 :].sum() > 1.2 * mass[: mass.shape[0] // 2].sum()
+        placed = place(bundle, image, PlacementConfig())
+        assert np.linalg.norm(np.subtract(placed.grid.center, (-64.0, -64.0))) < 15
 
     def test_an_atlas_off_its_grids_middle_is_matched_to_the_anatomy(self, large_grid, make_bundle, make_image):
         """The grid goes where the atlas then lies on the anatomy, not the grid's middle."""
