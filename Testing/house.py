@@ -168,6 +168,14 @@ def text_complaints(source: str) -> list[str]:
     return [f"line {line}: {text}" for line, text in sorted(found)]
 
 
+def lookups(folder: Path) -> Iterator[str]:
+    """The texts that the files below `folder` look up for the user."""
+    for path in python_files(folder):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and called(node) in TRANSLATORS:
+                yield from (t.value for t in node.args if isinstance(t, ast.Constant) and isinstance(t.value, str))
+
+
 def is_wording(node: ast.expr) -> bool:
     """Whether the value is a text with words in it, written where it stands."""
     if isinstance(node, ast.JoinedStr):

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from house import (
@@ -22,6 +23,7 @@ from house import (
     habit_complaints,
     host_complaints,
     imports,
+    lookups,
     package_of,
     python_files,
     text_complaints,
@@ -392,6 +394,17 @@ def test_wheel_carries_every_package() -> None:
     listed = re.search(r"^packages = \[([^\]]*)\]", text("pyproject.toml"), re.MULTILINE)
     assert listed
     assert set(re.findall(r'"([^"]+)"', listed.group(1))) == packages
+
+
+def test_tutorial_speaks_of_what_is_there() -> None:
+    tutorial = text("docs/tutorial.md")
+    form = ElementTree.parse(MODULE / "Resources" / "UI" / "AtlasISTN.ui")
+    known = {"".join(node.itertext()).strip() for node in form.iter("string")} | set(lookups(MODULE))
+    known = {name.removesuffix(":") for name in known} | {"Not for clinical use.", "bold"}
+    named = {name.replace("\\*", "*") for name in re.findall(r"\*\*((?:[^*\\]|\\.)+)\*\*", tutorial)}
+    assert named - known == set(), "the tutorial names what the panel has not"
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", tutorial) + re.findall(r'src="([^":]+)"', tutorial)
+    assert [link for link in links if not (REPOSITORY / "docs" / link).exists()] == []
 
 
 def test_every_dependency_is_pinned() -> None:
