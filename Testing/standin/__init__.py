@@ -34,6 +34,8 @@ _ROOMS = {
     "answer": "dialogs",
     "UnansweredDialogError": "dialogs",
     "close_module": "scripted_module",
+    "packages": "",
+    "picture": "views",
 }
 
 

@@ -89,7 +89,7 @@ class IOManager:
         if not name:
             return ()
         storage = getattr(slicer, name)()
-        if node.IsA("vtkMRMLVolumeNode"):  # knows its formats through the scene; a model's would look for its node there
+        if node.IsA("vtkMRMLVolumeNode"):  # whose formats are known to the scene
             storage.SetScene(slicer.mrmlScene)
         types = storage.GetSupportedWriteFileTypes()
         return tuple(types.GetValue(i) for i in range(types.GetNumberOfValues()))

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
 
 from . import views
-
-FOUR_UP = (("Red", "1"), ("Green", "Yellow"))
-LAYOUTS = {
-    "four-up": FOUR_UP,
-    "slices": (("Red", "Green", "Yellow"),),
-    "red": (("Red",),),
-    "3d": (("1",),),
-}
 
 
 class SliceView:
@@ -244,43 +234,3 @@ class LayoutManager:
         """Views are rendered when they are asked for only."""
 
     resumeRender = pauseRender
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
-def picture(path: str | Path | None = None, layout: str = "four-up", size: tuple[int, int] = (400, 360)) -> np.ndarray:
-    """The views of a layout, composed as on Slicer's screen: (height, width, 3) uint8; written to `path` if given.
-
-    layout: a key of LAYOUTS; size: pixels of one view. A 3D view whose camera nobody has set sees everything from the
-    patient's front.
-    """
-    manager = slicer.app.layoutManager()
-    rows = [[(name, _pixels(manager, name, size)) for name in row] for row in LAYOUTS[layout]]
-    made = views.composed(rows)
-    if path is not None:
-        views.write_png(made, path)
-    return made
-
-
-def _pixels(manager: LayoutManager, name: str, size: tuple[int, int]) -> np.ndarray:
-    widget = manager.sliceWidget(name)
-    if widget is not None:
-        view = widget._view()
-        before = np.array(widget.mrmlSliceNode().GetFieldOfView())
-        if tuple(view.window.GetSize()) != size:
-            view.resize(size)
-            _keep_in_view(widget.mrmlSliceNode(), before)
-        return view.pixels()
-    widget = manager.threeDWidget(name)
-    widget._view().resize(size)
-    if not widget._camera_is_set:
-        widget._view().reset_camera()
-    return widget._view().pixels()
-
-
-def _keep_in_view(node: Any, before: np.ndarray) -> None:
-    """After another size in pixels: at least as many mm are seen as before, in both directions."""
-    after = np.array(node.GetFieldOfView())
-    grow = max((before[:2] / after[:2]).max(), 1.0)
-    node.SetFieldOfView(*(after[:2] * grow), after[2])

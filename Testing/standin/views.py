@@ -1,7 +1,7 @@
 """Slice and 3D views as pictures: MRML's own displayable managers over an offscreen window, without Qt or a screen.
 
 A view shows what a view of Slicer with the same nodes would show. Rendering needs EGL or another offscreen OpenGL (on a
-machine without a graphics card, Mesa's software renderer).
+machine without a graphics card, Mesa's software renderer; Testing/system_libraries.py knows the packages).
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")  # read when the first window is made
-
-# On a bare Debian: what vtkEGLRenderWindow needs to render on the processor.
-DEBIAN_PACKAGES = ("libegl1", "libgl1", "libglx-mesa0", "libegl-mesa0", "libgl1-mesa-dri")
 
 SLICE_MANAGERS = (
     "vtkMRMLVolumeGlyphSliceDisplayableManager",
@@ -48,6 +45,13 @@ THREED_MANAGERS = (
 LETTERS = {"Red": "R", "Green": "G", "Yellow": "Y"}
 COLORS = {"Red": (243, 74, 51), "Green": (110, 176, 75), "Yellow": (237, 213, 76), "1": (105, 108, 180)}
 BORDER = 2
+FOUR_UP = (("Red", "1"), ("Green", "Yellow"))
+LAYOUTS = {
+    "four-up": FOUR_UP,
+    "slices": (("Red", "Green", "Yellow"),),
+    "red": (("Red",),),
+    "3d": (("1",),),
+}
 # From the patient's front, a little from the left and from above: left, posterior, superior parts of the direction.
 SEEN_FROM = (-0.25, 1.0, 0.25)
 
@@ -237,3 +241,40 @@ def composed(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
         pictures = [np.pad(framed(pixels, name), ((BORDER, BORDER), (BORDER, BORDER), (0, 0))) for name, pixels in row]
         made.append(np.concatenate(pictures, axis=1))
     return np.concatenate(made, axis=0)
+
+
+def picture(path: str | Path | None = None, layout: str = "four-up", size: tuple[int, int] = (400, 360)) -> np.ndarray:
+    """The views of a layout, composed as on Slicer's screen: (height, width, 3) uint8; written to `path` if given.
+
+    layout: a key of LAYOUTS; size: pixels of one view. A 3D view whose camera nobody has set sees everything from the
+    patient's front.
+    """
+    manager = slicer.app.layoutManager()
+    rows = [[(name, _pixels(manager, name, size)) for name in row] for row in LAYOUTS[layout]]
+    made = composed(rows)
+    if path is not None:
+        write_png(made, path)
+    return made
+
+
+def _pixels(manager: Any, name: str, size: tuple[int, int]) -> np.ndarray:
+    widget = manager.sliceWidget(name)
+    if widget is not None:
+        view = widget._view()
+        before = np.array(widget.mrmlSliceNode().GetFieldOfView())
+        if tuple(view.window.GetSize()) != size:
+            view.resize(size)
+            _keep_in_view(widget.mrmlSliceNode(), before)
+        return view.pixels()
+    widget = manager.threeDWidget(name)
+    widget._view().resize(size)
+    if not widget._camera_is_set:
+        widget._view().reset_camera()
+    return widget._view().pixels()
+
+
+def _keep_in_view(node: Any, before: np.ndarray) -> None:
+    """After another size in pixels: at least as many mm are seen as before, in both directions."""
+    after = np.array(node.GetFieldOfView())
+    grow = max((before[:2] / after[:2]).max(), 1.0)
+    node.SetFieldOfView(*(after[:2] * grow), after[2])
