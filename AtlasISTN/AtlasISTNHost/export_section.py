@@ -162,11 +162,9 @@ class ExportSection:
         if not written:
             self.ui.exportStatusLabel.text = ""
             return
-        names = ", ".join(html.escape(path.name) for path in written)
+        self.ui.exportStatusLabel.toolTip = "<br>".join(html.escape(path.name) for path in written)
         lines = [
-            _("{count} files in {folder}: {names}").format(
-                count=len(written), folder=html.escape(str(written[0].parent)), names=names
-            ),
+            _("{count} files are in {folder}").format(count=len(written), folder=html.escape(str(written[0].parent))),
             *(html.escape(note) for note in notes),
         ]
         self.ui.exportStatusLabel.text = "<br>".join(lines)

@@ -121,7 +121,7 @@ class InputSection:
         self.ui.torchFrame.visible = not self.torch.ready
         self.ui.torchLabel.text = self.torch.text
         self.ui.torchInstallButton.visible = self.torch.can_install
-        self.ui.torchInstallButton.toolTip = self.torch.download
+        self.ui.torchInstallButton.toolTip = self.torch.download or _("Install PyTorch through its extension")
 
     def install_torch(self, *_unused: Any) -> None:
         """Install PyTorch through its extension; Slicer waits while pip works."""

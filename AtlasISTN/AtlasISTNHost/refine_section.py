@@ -96,6 +96,7 @@ class RefineSection:
         ui.progressBar.visible = session.busy
         ui.stopButton.visible = session.busy
         status = session.status
+        ui.statusLabel.visible = bool(status is not None or segment_reason)
         if status is None:
             ui.statusLabel.text = segment_reason
             return

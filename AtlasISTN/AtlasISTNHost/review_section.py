@@ -19,6 +19,8 @@ from .session import Session
 _CHOICES = ("prediction", "one-pass", "refined")
 #: Pixels of the table's rows and header, and so many rows are seen at once.
 _ROW, _HEADER, _ROWS = 24, 30, 8
+#: With more columns than these, names get so many pixels at most.
+_MANY, _NAMES = 3, 115
 
 
 class ReviewSection:
@@ -236,7 +238,9 @@ class ReviewSection:
         header.setStretchLastSection(False)  # or the last column would keep the width of its contents
         widget.resizeColumnsToContents()
         header.setStretchLastSection(True)
-        widget.minimumHeight = _HEADER + _ROW * min(len(cells), _ROWS)
+        if len(columns) > _MANY:  # the names give way to the figures; their tooltips have them whole
+            widget.setColumnWidth(0, min(widget.columnWidth(0), _NAMES))
+        widget.minimumHeight = widget.maximumHeight = _HEADER + _ROW * min(len(cells), _ROWS)
         widget.visible = True
 
     def _empty_table(self) -> None:

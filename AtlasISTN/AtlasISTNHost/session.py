@@ -176,6 +176,8 @@ class Session:
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
+        if do == "refine" and self.nodes is not None:
+            surfaces.show_outlines(self.nodes.surfaces, True)
         self._run = _Run(task, task.volume.GetID(), folder, then, do == "refine", frames.processing_frame(task.volume))
         self.status = Status("", None, _("Starting the engine…") if self.engine.state == "off" else _("Starting…"))
         accepted = self.engine.request(
@@ -284,6 +286,8 @@ class Session:
     def _end(self) -> None:
         if self._run is not None:
             self.jobs.remove(self._run.folder)
+            if self._run.refining and self.nodes is not None:
+                surfaces.show_outlines(self.nodes.surfaces, False)
         self._run, self.status = None, None
 
     def _surfaces_of(self, model: Entry) -> Mapping[int, Any]:

@@ -121,6 +121,14 @@ def place_surfaces(
     return found
 
 
+def show_outlines(model_nodes: Mapping[int, Any], on: bool) -> None:
+    """Draw surfaces as outlines in the slices, too: while they move, a label map that stands still says less."""
+    for node in model_nodes.values():
+        if nodes.in_scene(node) and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility2D(on)
+            node.GetDisplayNode().SetSliceIntersectionThickness(2)
+
+
 def move_surfaces(
     model_nodes: Mapping[int, Any],
     surfaces: Mapping[int, Surface],

@@ -72,12 +72,14 @@ def write_atlas_image(volume: Volume, input_node: Any, model: str, changes: node
         changes: where to register how to undo it.
 
     Returns:
-        The node. Its window and level follow the data until the user sets others.
+        The node. Its window and level follow the data until the user sets others. Beyond the atlas its values lie below
+        all of the atlas's, and are not drawn.
     """
     scene = input_node.GetScene()
     role, kind = nodes.ATLAS_IMAGE, "vtkMRMLScalarVolumeNode"
     node = nodes.get_or_add(scene, kind, role, input_node, model, _("atlas image"), changes)
-    array, matrix = volume.array[0], frames.ijk_to_ras(input_node)
+    array, threshold = _without_surroundings(volume.array[0])
+    matrix = frames.ijk_to_ras(input_node)
     old, place = node.GetImageData(), vtk.vtkMatrix4x4()
     if changes is not None and old is not None:
         node.GetIJKToRASMatrix(place)
@@ -85,8 +87,21 @@ def write_atlas_image(volume: Volume, input_node: Any, model: str, changes: node
     fill(node, array, matrix)
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
-    _show(node, array)
+    _show(node, volume.array[0])
+    with slicer.util.NodeModify(node.GetDisplayNode()):
+        node.GetDisplayNode().SetAutoThreshold(False)
+        node.GetDisplayNode().SetThreshold(threshold, float(np.finfo(np.float32).max))
+        node.GetDisplayNode().SetApplyThreshold(True)
     return node
+
+
+def _without_surroundings(array: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """The atlas's values with those beyond it, where the engine has 0, below all of them; and a threshold between."""
+    outside = array == 0
+    inside = array[~outside]
+    low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 1.0)
+    step = max(high - low, 1e-3) / 10
+    return np.where(outside, np.float32(low - step), array), low - step / 2
 
 
 def _show(node: Any, array: NDArray[Any]) -> None:

@@ -179,9 +179,13 @@ def test_the_atlas_image_lies_on_the_scans_voxels(scene, write):
     scan = cases.scan(scene, **geometry(3, scene))
     outcome = cases.outcome_of(scan)
     node = write(scan, outcome=outcome).atlas_image
-    np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), outcome.volumes["atlas_image"].array[0])
+    given, shown = outcome.volumes["atlas_image"].array[0], slicer.util.arrayFromVolume(node)
+    there = given != 0
+    np.testing.assert_array_equal(shown[there], given[there])
     np.testing.assert_allclose(frames.ijk_to_ras(node), frames.ijk_to_ras(scan))
     display = node.GetDisplayNode()
+    assert display.GetApplyThreshold()  # the scan is not veiled where there is no atlas
+    assert shown[~there].max() < display.GetLowerThreshold() < shown[there].min()
     inside = outcome.volumes["atlas_image"].array[outcome.volumes["atlas_image"].array != 0]
     assert not display.GetAutoWindowLevel()
     assert display.GetWindowLevelMin() == pytest.approx(np.quantile(inside, 0.01), abs=0.05)
@@ -203,7 +207,8 @@ def test_a_single_slice_has_all_but_surfaces(scene):
     np.testing.assert_array_equal(there > 0, array[0] == 3)
     assert found.surfaces == {}
     assert not results.is_refined(found)
-    np.testing.assert_array_equal(slicer.util.arrayFromVolume(found.atlas_image), array[0])
+    shown = slicer.util.arrayFromVolume(found.atlas_image)
+    np.testing.assert_array_equal(shown[array[0] > 0], array[0][array[0] > 0])
     center = np.array(c.image_grid.center)[np.newaxis]
     atlas = frames.through(found.image_from_atlas.GetTransformFromParent(), center @ FLIP) @ FLIP
     np.testing.assert_allclose(atlas, c.atlas_from_image(center), atol=0.1)
