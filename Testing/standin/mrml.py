@@ -77,7 +77,6 @@ class Module:
     title: str = ""
     _logic: Any = None
     _representation: Any = None
-    extras: dict[str, Any] = field(default_factory=dict)
 
     def logic(self) -> Any:
         return self._logic

@@ -258,7 +258,6 @@ def module_widget_class() -> type:
             return bool(edit(node, role, context)) if edit else False
 
     slicer.qSlicerScriptedLoadableModuleWidget = qSlicerScriptedLoadableModuleWidget
-    slicer.qSlicerScriptedLoadableModule = ScriptedModule
     return qSlicerScriptedLoadableModuleWidget
 
 
@@ -277,4 +276,5 @@ def install() -> None:
     for each in (*classes, ScriptedLoadableModuleTest):
         setattr(module, each.__name__, each)
     module.__all__ = [each.__name__ for each in (*classes, ScriptedLoadableModuleTest)]
+    slicer.qSlicerScriptedLoadableModule = ScriptedModule
     slicer.ScriptedLoadableModule = sys.modules["slicer.ScriptedLoadableModule"] = module
