@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy  # opens its parts when they are first used: the panel need not wait for them
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from .errors import ConfigError, GeometryError
 from .geometry import VOXEL, WORLD, Float, Grid, Plane, slice_of, transform_points
@@ -29,7 +29,7 @@ ATLAS_FROM_IMAGE = "atlas_from_image"
 #: The two maps are first made to undo each other to this many mm at the nodes of the field, where that is possible.
 INVERSE_TOLERANCE_MM = 0.002
 _INVERSE_STEPS = 60
-_NODES_SHARE = 0.7
+_NODES_SHARE, _EVENED_MM = 0.7, 0.5
 #: How often the spacing of a field is halved, by dimension; in 2D it costs nothing.
 _HALVINGS = {2: 2, 3: 1}
 #: Vector images are resampled in slabs of at most so many values.
@@ -292,7 +292,7 @@ def _sampled(field: Volume, points: Float) -> Float:
     """A vector field at WORLD points (..., D), linear, border values beyond it: (..., D)."""
     d = field.grid.ndim
     index = field.grid.transform_points(points.reshape(-1, d), VOXEL, WORLD)[:, ::-1].T
-    values = np.stack([ndimage.map_coordinates(c, index, order=1, mode="nearest") for c in field.array], axis=-1)
+    values = np.stack([scipy.ndimage.map_coordinates(c, index, order=1, mode="nearest") for c in field.array], axis=-1)
     return values.reshape(points.shape)
 
 
@@ -336,6 +336,8 @@ def _evened(field: Volume, back: Volume) -> Volume:
     middle, there = (np.mean([values[corner] for corner in corners], axis=0) for values in (points, moved))
     d = field.grid.ndim
     error = there + _sampled(field, (middle + there).reshape(-1, d)).reshape(there.shape)
+    # Where the field folds nothing undoes it, and what is left there must not be spread.
+    error[np.linalg.norm(error, axis=-1) > _EVENED_MM] = 0
     total, count = np.zeros(moved.shape), np.zeros((*field.grid.shape, 1))
     for corner in corners:
         total[corner] += error

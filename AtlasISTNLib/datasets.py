@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import scipy  # opens its parts when they are first used: the panel need not wait for them
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from .configs import NormalisationConfig
 from .errors import ConfigError, VolumeError
@@ -257,7 +257,7 @@ def soft_labels(
     volume = Volume(channels, labels.grid, labels.name)
     soft = volume.resampled(grid, interpolation, 0.0, antialias=sampling == "averaged").array
     if blur > 0:
-        soft = np.stack([ndimage.gaussian_filter(channel, blur, mode="nearest") for channel in soft])
+        soft = np.stack([scipy.ndimage.gaussian_filter(channel, blur, mode="nearest") for channel in soft])
     return np.concatenate([1 - soft.sum(axis=0, keepdims=True), soft]).astype(np.float32)
 
 

@@ -15,10 +15,9 @@ from math import isnan, nan
 from typing import Any
 
 import numpy as np
+import scipy  # opens its parts when they are first used: the panel need not wait for them
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from .errors import ConfigError, GeometryError
 from .geometry import Grid
@@ -344,7 +343,7 @@ def _surface_points(mask: Mask, spacing: NDArray[np.float64]) -> NDArray[np.floa
     box = foreground_box(mask)
     inside = mask[box]
     # Beyond the box there is background or no image: both make a surface, as erosion's zero border does.
-    surface = inside & ~ndimage.binary_erosion(inside) if inside.size else inside
+    surface = inside & ~scipy.ndimage.binary_erosion(inside) if inside.size else inside
     index = np.argwhere(surface) + [side.start for side in box]
     return np.asarray(index * spacing[::-1], dtype=np.float64)
 
@@ -355,7 +354,7 @@ def _nearest(points: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArr
     A tree search is as exact as a Euclidean distance transform, and its cost grows with the surfaces and not with the
     space between them.
     """
-    return np.asarray(cKDTree(targets).query(points)[0], dtype=np.float64)
+    return np.asarray(scipy.spatial.cKDTree(targets).query(points)[0], dtype=np.float64)
 
 
 def _joint(boxes: Sequence[Box]) -> Box:

@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import scipy  # opens its parts when they are first used: the panel need not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from .errors import ConfigError, GeometryError, VolumeError
 from .volume import Volume, checked_labels
@@ -115,7 +115,7 @@ def label_boxes(labels: NDArray[Any], name: str = "the label map") -> dict[int, 
         # The search for boxes keeps a list as long as the largest label, so enormous ones are renumbered first.
         values, inverse = np.unique(np.append(labels.ravel(), 0), return_inverse=True)
         labels = inverse[:-1].reshape(labels.shape)
-    found: list[Box | None] = list(ndimage.find_objects(labels))
+    found: list[Box | None] = list(scipy.ndimage.find_objects(labels))
     return {int(values[i]) if values is not None else i: box for i, box in enumerate(found, 1) if box is not None}
 
 
@@ -135,12 +135,12 @@ def _structures(d: int, connectivity: str) -> tuple[Mask, Mask]:
     """Neighbourhoods of foreground and background."""
     if connectivity not in CONNECTIVITIES:
         raise ConfigError(f"no connectivity '{connectivity}'", f"use one of {list(CONNECTIVITIES)}")
-    full, face = ndimage.generate_binary_structure(d, d), ndimage.generate_binary_structure(d, 1)
+    full, face = scipy.ndimage.generate_binary_structure(d, d), scipy.ndimage.generate_binary_structure(d, 1)
     return (full, face) if connectivity == "full" else (face, full)
 
 
 def _count(mask: Mask, structure: Mask) -> int:
-    return int(ndimage.label(mask, structure)[1])
+    return int(scipy.ndimage.label(mask, structure)[1])
 
 
 def _euler(padded: Mask, connectivity: str) -> int:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # opens its parts when they are first used: the panel need not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from .correspondence import part_around, place_of
 from .geometry import VOXEL, WORLD, Float, Grid, Plane
@@ -124,9 +124,9 @@ def outline(labels: Volume, view: View, value: int) -> Picture:
     if piece is None or not (inside := piece.array == value).any():
         return np.zeros(view.grid.shape[-2:], dtype=np.float32)
     # Blurred voxel by voxel, so that thick slices lose their steps and thin ones their detail alike.
-    soft = piece.with_array(ndimage.gaussian_filter(inside[0].astype(np.float32), _BLUR, mode="nearest"))
+    soft = piece.with_array(scipy.ndimage.gaussian_filter(inside[0].astype(np.float32), _BLUR, mode="nearest"))
     field = _flat(soft, view, "linear", 0.0)
-    pieces, _ = ndimage.label(_flat(piece.with_array(inside), view, "nearest", 0.0), np.ones((3, 3)))
+    pieces, _ = scipy.ndimage.label(_flat(piece.with_array(inside), view, "nearest", 0.0), np.ones((3, 3)))
     kept = np.zeros(int(pieces.max()) + 1, dtype=np.bool_)
     kept[pieces[field >= _LEAST_PEAK]] = True
     kept[0] = True

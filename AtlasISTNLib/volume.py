@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import scipy  # opens its parts when they are first used: the panel need not wait for them
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from .errors import GeometryError, OutputError, VolumeError
 from .geometry import Grid, Plane
@@ -367,4 +367,4 @@ def _blurred(array: NDArray[Any], sigma: list[float] | None) -> NDArray[np.float
     values = array.astype(np.float32)
     if sigma is None or max(sigma) < 0.1:
         return values
-    return np.stack([ndimage.gaussian_filter(channel, sigma, mode="nearest") for channel in values])
+    return np.stack([scipy.ndimage.gaussian_filter(channel, sigma, mode="nearest") for channel in values])

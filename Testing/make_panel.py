@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 import standin  # noqa: E402
 
 #: Width of the panel, and height of it and of the views together, in pixels.
-WIDTH, HEIGHT = 480, 1000
+WIDTH, HEIGHT = 520, 1000
 #: Pictures that the documentation shows, without their numbers.
 SHOWN = ("input", "one-pass", "refining", "refined", "review", "reference", "points", "export", "error")
 SECONDS = 600
@@ -59,7 +59,7 @@ class Session:
         standin.grab(self.scroll, scratch)
         left = _read_png(scratch)
         scratch.unlink()
-        size = ((1500 - WIDTH) // 2 - 8, HEIGHT // 2 - 24)
+        size = ((1560 - WIDTH) // 2 - 8, HEIGHT // 2 - 24)
         right = views.picture(size=size)
         views.write_png(_beside(left, right), path)
         self.pictures[name] = path

@@ -17,8 +17,8 @@ from .models import Entry
 from .session import Session
 
 _CHOICES = ("prediction", "one-pass", "refined")
-#: Pixels of the table's rows and header, and so many rows are seen at once.
-_ROW, _HEADER, _ROWS = 24, 30, 8
+#: Pixels of the table's rows, header and scroll bar, and so many rows are seen at once.
+_ROW, _HEADER, _BAR, _ROWS = 24, 30, 16, 8
 #: With more columns than these, names get so many pixels at most.
 _MANY, _NAMES = 3, 115
 
@@ -240,7 +240,8 @@ class ReviewSection:
         header.setStretchLastSection(True)
         if len(columns) > _MANY:  # the names give way to the figures; their tooltips have them whole
             widget.setColumnWidth(0, min(widget.columnWidth(0), _NAMES))
-        widget.minimumHeight = widget.maximumHeight = _HEADER + _ROW * min(len(cells), _ROWS)
+        bar = _BAR if len(columns) > _MANY else 0
+        widget.minimumHeight = widget.maximumHeight = _HEADER + bar + _ROW * min(len(cells), _ROWS)
         widget.visible = True
 
     def _empty_table(self) -> None:
