@@ -26,7 +26,7 @@ import standin  # noqa: E402
 #: Width of the panel, and height of it and of the views together, in pixels.
 WIDTH, HEIGHT = 520, 1000
 #: Pictures that the documentation shows, without their numbers.
-SHOWN = ("input", "one-pass", "refining", "refined", "review", "reference", "points", "export", "error")
+SHOWN = ("input", "one-pass", "refining", "refined", "review", "reference", "export", "error")
 SECONDS = 600
 
 _log = logging.getLogger("panel")
@@ -273,14 +273,14 @@ def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _renew(pictures: dict[str, Path]) -> None:
-    """The documentation's pictures, in few colours so that the repository stays small."""
+    """The documentation's pictures, as JPEG so that the repository stays small."""
     from PIL import Image
 
     folder = REPOSITORY / "Resources" / "Screenshots"
     for name in SHOWN:
         with Image.open(pictures[name]) as image:
-            image.convert("RGB").quantize(128).save(folder / f"panel-{name}.png", optimize=True)
-        sys.stdout.write(f"{folder / f'panel-{name}.png'}\n")
+            image.convert("RGB").save(folder / f"panel-{name}.jpg", quality=86, subsampling=0, optimize=True)
+        sys.stdout.write(f"{folder / f'panel-{name}.jpg'}\n")
 
 
 if __name__ == "__main__":
