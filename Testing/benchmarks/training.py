@@ -6,8 +6,9 @@ Cases are phantom letters, or the first of a list such as the published letter B
 batches hold 10 cases, λ = 500, η = 0.01, ω's midpoint is epoch 25, nothing is augmented. Both loops train the same
 networks from the same weights on the same prepared cases in the same order of batches; their losses, printed side by
 side, say whether they do the same work; the atlas of `run_training` is updated from its steps, not in a pass of its own
-(`atlas_update`), so that its losses differ a little from the second epoch on. What counts are the ratios of one run, whatever the machine; `--cpu` counts the
-seconds of processor time instead, for a machine that computes something else beside it.
+(`atlas_update`), so that its losses differ a little from the second epoch on. What counts are the ratios of one run,
+whatever the machine; `--cpu` counts the seconds of processor time instead, for a machine that computes something else
+beside it.
 
 What the released loop does, and what is left out of it to its favour, is written in `released_training`. The row
 "without metrics" leaves the metrics of the batches out, too: what then remains is the saving in the training proper.
