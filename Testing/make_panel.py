@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -193,6 +194,7 @@ def finish(session: Session) -> None:
     ui, panel = session.ui, session.panel
     session.click("exportCollapsibleButton")
     folder = session.folder / "exported"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier walk
     ui.exportPathEdit.currentPath = str(folder)
     standin.process_events(0.1)
     session.click("exportButton")

@@ -4,9 +4,9 @@ Three frames of an input volume:
 
 - local: RAS mm of the node itself, without the transform that it lies under. Results are stored in it.
 - world: RAS mm as the user sees it, after all parent transforms, linear or not.
-- processing: what the engine gets, in LPS mm. It is local after a rigid motion that takes the volume's centre where the
-  parent transform takes it, and turns the volume as the parent does there; so the network sees the patient upright as
-  the user does, and lengths stay those of the scan. Under a rigid parent it is the world.
+- processing: what the engine gets, in LPS mm. It is local after a similarity that takes the volume's centre where the
+  parent transform takes it, and turns and scales the volume as the parent does there; so the network sees the patient
+  upright and as large as the user does. Under a parent that is a rigid motion or a similarity it is the world.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _RIGHT_ANGLE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The rigid motion from a node's local RAS to processing RAS (mm).
+    """The similarity from a node's local RAS to processing RAS (mm).
 
     Attributes:
-        matrix: (4, 4); its linear part is orthogonal, mirrored where the parent transform mirrors.
+        matrix: (4, 4); its linear part is orthogonal up to a factor, mirrored where the parent transform mirrors.
     """
 
     matrix: Float = field(default_factory=lambda: np.eye(4))
@@ -108,7 +108,7 @@ def processing_frame(node: Any) -> Frame:
     if stretch[-1] <= 1e-6 * stretch[0]:
         raise _no_way(node, parent)
     matrix = np.eye(4)
-    matrix[:3, :3] = left @ right
+    matrix[:3, :3] = np.cbrt(stretch.prod()) * left @ right
     matrix[:3, 3] = to_world - matrix[:3, :3] @ center
     return Frame(matrix)
 
@@ -126,7 +126,9 @@ def frame_of_result(grid: Grid, volume_node: Any) -> Frame:
     if fits:
         local = np.linalg.inv(ijk_to_ras(volume_node))
         matrix = FLIP @ grid.matrix(WORLD, VOXEL) @ local
-        fits = bool(np.abs(matrix[:3, :3].T @ matrix[:3, :3] - np.eye(3)).max() < _RIGHT_ANGLE)
+        square = matrix[:3, :3].T @ matrix[:3, :3]
+        scale = float(np.trace(square)) / 3
+        fits = scale > 0 and bool(np.abs(square / scale - np.eye(3)).max() < _RIGHT_ANGLE)
     if not fits:
         raise GeometryError(
             _("The voxels of {name} have changed since they were given to the engine").format(

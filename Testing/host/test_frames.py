@@ -123,7 +123,7 @@ def test_a_rigid_parent_is_the_frame_itself(scene, an_oblique_volume_node):
 
 
 @pytest.mark.parametrize("kind", ["similarity", "affine", "mirror", "grid", "plate", "spline"])
-def test_the_frame_turns_as_the_parent_does_and_keeps_lengths(scene, an_oblique_volume_node, kind):
+def test_the_frame_turns_and_scales_as_the_parent_does(scene, an_oblique_volume_node, kind):
     rotation = cases.rotation(np.random.default_rng(4))
     shear = np.array([[1.2, 0.1, 0.05], [0.1, 0.8, 0.2], [0.05, 0.2, 1.1]])  # symmetric: it turns nothing
     made = {
@@ -139,15 +139,17 @@ def test_the_frame_turns_as_the_parent_does_and_keeps_lengths(scene, an_oblique_
     parent = made[kind]()
     node.SetAndObserveTransformNodeID(parent.GetID())
     matrix = frames.processing_frame(node).matrix
-    np.testing.assert_allclose(matrix[:3, :3].T @ matrix[:3, :3], np.eye(3), atol=1e-9)
+    scale = np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
+    np.testing.assert_allclose(matrix[:3, :3].T @ matrix[:3, :3], scale**2 * np.eye(3), atol=1e-9)
     grid = frames.grid_of(node)
-    np.testing.assert_allclose(grid.spacing, local.spacing, rtol=1e-9)
+    np.testing.assert_allclose(grid.spacing, scale * np.array(local.spacing), rtol=1e-9)
     middle = (np.array(grid.size) - 1) / 2
     lps = grid.transform_points(middle, WORLD, VOXEL)
     np.testing.assert_allclose(lps * RAS_TO_LPS, world_of_voxel(node, middle), atol=1e-6)
-    expected = {"similarity": rotation, "affine": rotation, "mirror": np.diag([-1.0, 1.0, 1.0])}.get(kind)
-    if expected is not None:
-        np.testing.assert_allclose(matrix[:3, :3], expected, atol=1e-9)
+    volume = np.cbrt(np.linalg.det(shear))  # a small cube keeps the volume that the parent gives it
+    expected = {"similarity": 1.7 * rotation, "affine": volume * rotation, "mirror": np.diag([-1.0, 1.0, 1.0])}
+    if kind in expected:
+        np.testing.assert_allclose(matrix[:3, :3], expected[kind], atol=1e-9)
     # Of all turns the polar one is nearest to the Jacobian, so no other may bring near points nearer to the truth.
     steps = np.concatenate([np.eye(3), -np.eye(3)])
     near = middle + steps @ np.linalg.inv(frames.ijk_to_ras(node)[:3, :3]).T
