@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import pytest
 import slicer
 import standin
 from house import MODULE
+
+sys.path.insert(0, str(MODULE))
+
+from AtlasISTNHost.messages import Failure
 
 SECONDS = 240  # an engine that starts on a busy machine
 
@@ -306,8 +311,107 @@ class TestLetter:
         assert ui.messageLabel.text == "" or not ui.messageFrame.visible
 
 
-def at(stage: str) -> Callable[[Any], bool]:
-    return lambda panel: panel.session.status is not None and panel.session.status.stage == stage
+def test_a_heart_from_the_sample_to_exported_files_and_back(panel, ui, tmp_path):
+    """Sample, Segment, λ*, Refine, Stop, Review, Export; the scene saved and loaded with all of it in place."""
+    load_sample(panel, "Phantom heart")
+    press(panel, ui.segmentButton)
+    assert panel.session.failure is None
+    found = panel.session.nodes
+    assert len(found.surfaces) == 5
+    vertices = {value: np.array(slicer.util.arrayFromModelPoints(node)) for value, node in found.surfaces.items()}
+    assert {ui.measuresTable.item(row, 2).text() for row in range(5)} == {"as the atlas"}
+
+    ui.strengthSlider.value = -100
+    standin.click(ui.refineButton)
+    moving = found.surfaces[1]
+    assert standin.wait_until(
+        lambda: (slicer.util.arrayFromModelPoints(moving) != vertices[1]).any() or not panel.session.busy, SECONDS
+    )
+    assert panel.session.busy  # the surfaces follow while it works
+    assert moving.GetDisplayNode().GetVisibility2D()
+    press(panel, ui.stopButton)
+    assert panel.session.outcome.trace["stopped"] == "cancelled"
+    assert not moving.GetDisplayNode().GetVisibility2D()
+    for value, node in panel.session.nodes.surfaces.items():
+        assert node is found.surfaces[value]
+        assert slicer.util.arrayFromModelPoints(node).shape == vertices[value].shape  # vertex by vertex the same place
+
+    standin.click(ui.outlineCheckBox)
+    standin.click(ui.jacobianCheckBox)
+    assert not found.segmentation.GetDisplayNode().GetVisibility2DFill()
+    standin.click(ui.exportCollapsibleButton)
+    ui.exportPathEdit.currentPath = str(tmp_path / "files")
+    standin.click(ui.exportButton)
+    files = tmp_path / "files"
+    assert standin.wait_until(lambda: any(files.glob("*.png")) and panel.engine.state == "idle", SECONDS)
+    assert sorted({path.suffix for path in files.iterdir()}) == [".csv", ".gz", ".h5", ".nrrd", ".png", ".stl"]
+
+    labels = voxels(found.segmentation, 2)
+    scene = tmp_path / "heart.mrb"
+    assert slicer.util.saveScene(str(scene))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(scene))
+    standin.process_events()
+    again = panel.review.nodes
+    assert (panel.parameters.strength, ui.strengthSlider.value) == (pytest.approx(panel.input.model.strength / 2), -100)
+    assert ui.outlineCheckBox.checked
+    assert ui.showRefinedRadioButton.checked
+    assert len(again.surfaces) == 5
+    np.testing.assert_array_equal(voxels(again.segmentation, 2), labels)
+    assert ui.measuresTable.rowCount == 5
+
+
+class TestOutOfMemory:
+    """The device has too little memory: the message offers what may help, and does it."""
+
+    @pytest.fixture
+    def offered(self, panel: Any, ui: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """The requests that follow such a failure of Segment on a graphics card."""
+        load_sample(panel, "Letter B")
+        asked: list[dict[str, Any]] = []
+
+        def request(do: str, fields: dict[str, Any], **callbacks: Any) -> int:
+            asked.append({"do": do, **fields})
+            return 1
+
+        monkeypatch.setattr(panel.engine, "request", request)
+        short = {"device": "cuda:0", "low_memory": False}
+        panel.session.show_failure(
+            Failure("DeviceError", "cuda:0 ran out of memory", out_of_memory=True, do="segment", asked=short)
+        )
+        assert ui.messageFrame.visible
+        return asked
+
+    def buttons(self, ui: Any) -> dict[str, Any]:
+        return {b.text: b for b in (ui.messageActionButton, ui.messageSecondButton) if b.visible}
+
+    def test_the_processor(self, ui, offered):
+        button = next(b for text, b in self.buttons(ui).items() if "processor" in text.lower() or "cpu" in text.lower())
+        standin.click(button)
+        assert [(one["do"], one["device"], one["low_memory"]) for one in offered] == [("segment", "cpu", False)]
+        assert not ui.messageFrame.visible
+
+    def test_less_memory(self, ui, offered):
+        button = next(b for text, b in self.buttons(ui).items() if "memory" in text.lower())
+        standin.click(button)
+        assert [(one["do"], one["low_memory"]) for one in offered] == [("segment", True)]
+
+
+def test_developers_reload(opened):
+    """The module's button Reload: a new panel over new rooms, and the old engine is gone."""
+    first = opened.widget.panel
+    load_sample(first, "Letter B")
+    press(first, first.ui.segmentButton)
+    pid = first.engine.pid
+    opened.widget.onReload()
+    standin.process_events()
+    panel = slicer.modules.AtlasISTNWidget.panel
+    assert panel is not first
+    assert standin.wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
+    assert panel.parameters.inputVolume.GetName() == "Letter B"
+    assert panel.ui.measuresTable.rowCount == 1
+    press(panel, panel.ui.segmentButton)
+    assert panel.session.failure is None
 
 
 class TestKilled:
