@@ -30,6 +30,7 @@ SEGMENTATION_LOSSES = ("mse", "cross-entropy-dice")
 LABEL_SAMPLINGS = ("averaged", "linear", "nearest")
 #: Which parts a training trains: both networks, or the ITN alone.
 PARTS = ("joint", "itn")
+NORMALISATIONS = ("z-score", "percentile", "window", "none")
 #: Which epoch's model a training gives.
 KEPT = ("last", "best")
 ATLAS_UPDATES = ("running", "separate")
@@ -101,9 +102,10 @@ class NormalisationConfig:
     """How an image's values are brought to the ITN.
 
     Attributes:
-        kind: "z-score" subtracts the mean and divides by the standard deviation of the whole image; "window" maps a
-            window of intensities to [-1, 1] and clips what lies beyond it, for units with a meaning such as HU; "none"
-            takes the values as they are.
+        kind: "z-score" subtracts the mean and divides by the standard deviation of the whole image; "percentile" maps
+            the 1st and the 99th percentile of what lies above the image's lowest value (its padding, as a rule) to -1
+            and 1 and clips what lies beyond, for any contrast; "window" does that with a given window of intensities,
+            for units with a meaning such as HU; "none" takes the values as they are.
         center: middle of the window, in the image's units.
         width: full width of the window, in the image's units; positive.
         outside: what lies beyond the image where the model grid is larger: "mean", "minimum", or a value in its units.
@@ -117,7 +119,7 @@ class NormalisationConfig:
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("z-score", "window", "none"))
+        _one_of("kind", self.kind, NORMALISATIONS)
         _finite("center", self.center)
         _finite("width", self.width)
         if self.width <= 0:

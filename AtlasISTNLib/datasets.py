@@ -21,6 +21,8 @@ from .geometry import Grid
 from .nnunet import DATASET_JSON, read_raw_folder
 from .volume import IMAGE_ENDINGS, Volume, case_name, checked_labels
 
+#: Of an image's values, for the normalisation "percentile".
+PERCENTILES = (1.0, 99.0)
 #: Stands for a case's name in the patterns of its files.
 CASE = "{case}"
 
@@ -224,19 +226,36 @@ def cases_from_pattern(folder: PathLike, image: str, labels: str) -> list[Case]:
 def normalised(image: Volume, grid: Grid, config: NormalisationConfig) -> Volume:
     """An image on the model grid with its values as the ITN expects them, float32.
 
-    "z-score" takes mean and standard deviation of the whole image, so that they do not depend on where the grid lies.
+    "z-score" and "percentile" look at the whole image, so that the values do not depend on where the grid lies.
     """
     values = image.array.astype(np.float64)
     outside = float(values.mean()) if config.outside == "mean" else config.outside
     on_grid = image.resampled(grid, "linear", outside, config.antialias)
     if config.kind == "z-score":
         center, half = float(values.mean()), float(values.std()) or 1.0
+    elif config.kind == "percentile":
+        low, high = robust_range(values)
+        center, half = (low + high) / 2, (high - low) / 2
     elif config.kind == "window":
         center, half = config.center, config.width / 2
     else:
         return on_grid
     scaled = (on_grid.array - np.float32(center)) / np.float32(half)
-    return on_grid.with_array(np.clip(scaled, -1, 1) if config.kind == "window" else scaled)
+    return on_grid.with_array(np.clip(scaled, -1, 1) if config.kind in ("percentile", "window") else scaled)
+
+
+def robust_range(values: NDArray[np.floating]) -> tuple[float, float]:
+    """The 1st and the 99th percentile of the values above the lowest, which is the padding of most images.
+
+    So neither a few bright vessels nor the amount of nothing around the anatomy counts. Where so little lies above the
+    lowest value that the percentiles are one, the lowest and the highest value; where all values are one, a range of 1.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    above = values[values > lowest]
+    low, high = np.percentile(above, PERCENTILES).tolist() if above.size else (lowest, lowest)
+    if low < high:
+        return low, high
+    return lowest, highest if lowest < highest else lowest + 1.0
 
 
 def soft_labels(

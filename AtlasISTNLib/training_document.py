@@ -205,7 +205,8 @@ def _normalisation(config: NormalisationConfig) -> str:
     if config.kind == "window":
         low, high = config.center - config.width / 2, config.center + config.width / 2
         return f"window from {low:g} to {high:g}, mapped to −1 to 1".replace("-", "−")
-    return {"z-score": "z-scores of each image", "none": "as they are"}[config.kind]
+    kinds = {"z-score": "z-scores of each image", "percentile": "1st to 99th percentile of each image to −1 to 1"}
+    return kinds.get(config.kind, "as they are")
 
 
 def _settings(bundle: Bundle) -> tuple[Block, ...]:

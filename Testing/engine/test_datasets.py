@@ -318,6 +318,29 @@ class TestNormalised:
         seen = normalised(Volume.from_array(values, grid), grid, config).array[0]
         np.testing.assert_allclose(seen, [[-1, -1, -0.5], [0, 1, 1]])
 
+    def test_percentiles_fit_any_units_and_take_neither_padding_nor_outliers_into_account(self):
+        rng = np.random.default_rng(3)
+        values = np.zeros((40, 40, 40))
+        values[10:30, 10:30, 10:30] = rng.uniform(200, 300, (20, 20, 20))
+        grid, config = Grid.centered(values.shape, (1, 1, 1)), NormalisationConfig("percentile")
+        seen = normalised(Volume.from_array(values, grid), grid, config).array[0]
+        inside = seen[10:30, 10:30, 10:30]
+        assert (seen[:5] == -1).all()
+        assert (np.abs(inside) == 1).mean() == pytest.approx(0.02, abs=0.002)  # 1 % beyond either end
+        np.testing.assert_allclose(inside.mean(), 0, atol=0.02)
+        other = values * 0.03 - 700
+        other[20, 20, 20] = 1e6
+        seen_other = normalised(Volume.from_array(other, grid), grid, config).array[0]
+        np.testing.assert_allclose(np.delete(seen_other, 20, 0), np.delete(seen, 20, 0), atol=2e-3)
+        more = Volume.from_array(np.pad(values, 40), Grid.centered((120, 120, 120), (1, 1, 1)))
+        np.testing.assert_allclose(normalised(more, grid, config).array[0], seen, atol=1e-5)
+
+    def test_percentiles_of_a_mask_are_its_two_values(self):
+        values = np.zeros(GRID.shape)
+        values[2:4] = 7
+        seen = normalised(Volume.from_array(values, GRID), GRID, NormalisationConfig("percentile")).array
+        np.testing.assert_array_equal(seen[0], np.where(values > 0, 1, -1))
+
     def test_none_leaves_the_values(self):
         image = self.image(dtype=np.int16)
         seen = normalised(image, GRID, NormalisationConfig("none"))

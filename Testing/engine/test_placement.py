@@ -10,7 +10,7 @@ import torch
 
 from AtlasISTNLib import placement as placement_room
 from AtlasISTNLib.bundle import load_bundle
-from AtlasISTNLib.configs import PlacementConfig
+from AtlasISTNLib.configs import NormalisationConfig, PlacementConfig
 from AtlasISTNLib.errors import Cancelled, ConfigError
 from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.phantoms import letter_b
@@ -46,6 +46,17 @@ class TestAuto:
         assert np.linalg.norm(np.subtract(placed.grid.center, center)) < 1.5
         assert placed.grid.spacing == a_small_bundle.grid.spacing
         assert placed.grid.direction == a_small_bundle.grid.direction
+
+    @pytest.mark.parametrize(("gain", "level"), [(1.0, 0.0), (0.004, -3.0), (900.0, 2e5)])
+    def test_it_finds_the_anatomy_in_any_units_by_percentiles(self, gain, level, a_small_bundle, make_image):
+        bundle = replace(a_small_bundle, normalisation=NormalisationConfig("percentile"))
+        grid = Grid.centered((14, 16, 18), (2.3, 2.5, 2.4), (100.0, -50.0, 20.0), TURN)
+        center = tuple(np.add(grid.center, (4.0, -3.0, 3.0)))
+        image = make_image(grid, center)
+        noisy = image.array + np.random.default_rng(1).normal(0, 2, image.array.shape)
+        placed = place(bundle, image.with_array(gain * noisy + level), PlacementConfig())
+        assert placed.how == "auto"
+        assert np.linalg.norm(np.subtract(placed.grid.center, center)) < 2
 
     def test_islands_elsewhere_do_not_pull(self, large_grid, a_small_bundle, make_image):
         center = tuple(np.add(large_grid.center, (12.0, 8.0, -9.0)))
