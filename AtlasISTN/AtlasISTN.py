@@ -229,7 +229,7 @@ class AtlasISTNTest(ScriptedLoadableModuleTest):
 
     def test_panel_opens(self) -> None:
         """The panel has its models and says what is to be done first."""
-        widget = slicer.modules.AtlasISTNWidget
+        widget = slicer.modules.atlasistn.widgetRepresentation().self()  # made now where nobody has opened it yet
         self.assertIsNotNone(widget.panel)
         self.assertGreater(widget.panel.ui.modelComboBox.count, 0)
         self.assertFalse(widget.panel.ui.segmentButton.enabled)

@@ -43,6 +43,7 @@ class ExportSection:
     ) -> None:
         self.ui, self.session, self.review, self.engine, self._failed = ui, session, review, engine, failed
         self._plan: exports.Plan | None = None
+        self._writing = False
         ui.exportButton.connect("clicked(bool)", lambda _checked: self.export())
         ui.exportPathEdit.connect("currentPathChanged(QString)", lambda _path: self.update())
         for box in self._boxes():
@@ -73,8 +74,11 @@ class ExportSection:
 
     def export(self) -> None:
         """The button Export: plan, ask, write; then the engine's picture."""
+        if self._writing:  # the wait cursor appears by way of Qt's events: the second half of a double click
+            return
         ui = self.ui
         self._failed(None)
+        self._writing = True
         try:
             planned = exports.plan(self.review.nodes, Path(ui.exportPathEdit.currentPath.strip()), self._choices())
             if planned.existing and not self._may_replace(planned):
@@ -85,6 +89,8 @@ class ExportSection:
         except AtlasISTNError as error:
             self._failed(failure_of(error))
             return
+        finally:
+            self._writing = False
         self._plan = planned
         self._say(written, planned.notes)
         if planned.report is not None:

@@ -33,7 +33,7 @@ class InputSection:
         self.ui, self._changed, self._failed = ui, changed, failed
         self.entries: list[models.Entry] = []
         self.torch = torch_setup.state()
-        self._filling = False
+        self._filling = self._installing = False
         self._fill_samples()
         self.fill_models()
         self.fill_devices([])
@@ -125,8 +125,14 @@ class InputSection:
 
     def install_torch(self, *_unused: Any) -> None:
         """Install PyTorch through its extension; Slicer waits while pip works."""
+        if self._installing:  # the wait cursor appears by way of Qt's events: the second half of a double click
+            return
+        self._installing = True
         self._failed(None)
-        torch_setup.install(self._on_installed)
+        try:
+            torch_setup.install(self._on_installed)
+        finally:
+            self._installing = False
 
     def _on_installed(self, failure: Failure | None) -> None:
         self.show_torch()

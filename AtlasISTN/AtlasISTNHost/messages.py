@@ -112,17 +112,18 @@ def failure_of_end(started: bool, crashed: bool, code: int, text: str) -> Failur
 
     Args:
         started: whether it ever ran; `text` says why not.
-        crashed: whether the system or a signal ended it; `code` is the signal then, where the system has signals.
+        crashed: whether the system or a signal ended it; `code` is the signal then, where the system has signals, or 0
+            where it is not known.
         code: the exit code otherwise.
         text: the system's words.
     """
     if not started:
         return Failure("FailedToStart", _("The engine could not be started: {reason}").format(reason=text))
     hint = _("the next run starts a new one; the report has the last lines of its log")
-    if crashed and sys.platform != "win32":
+    if crashed and code in (0, getattr(signal, "SIGKILL", 0)):
+        hint = _("the system may have run out of memory: close other programs, or use a smaller region; ") + hint
+    if crashed and code and sys.platform != "win32":
         message = _("The engine was ended by signal {number}").format(number=code)
-        if code == signal.SIGKILL:
-            hint = _("the system may have run out of memory: close other programs, or use a smaller region; ") + hint
     elif crashed:
         message = _("The engine crashed")
     else:

@@ -188,7 +188,8 @@ class ReviewSection:
             return
         try:
             with slicer.util.WaitCursor(reference is not None):
-                self._fill(self._measured_table(shown, reference))
+                if self._measured == key:  # the cursor appears by way of Qt's events, which may have led back here
+                    self._fill(self._measured_table(shown, reference))
         except AtlasISTNError as error:
             self._failed(failure_of(error))
 

@@ -20,10 +20,9 @@ class Sample:
     """A scan, or the true labels of one.
 
     Attributes:
-        name: SampleData's, without spaces.
-        title: what people read.
+        name: of the node, and what SampleData lists it as; the same in every language, so that scripts find it.
+        title: what people read here.
         file: below the folder of the samples.
-        node: name of the node.
         model: the bundled model that it is for.
         kind: SampleData's type of file.
     """
@@ -31,7 +30,6 @@ class Sample:
     name: str
     title: str
     file: str
-    node: str
     model: str
     kind: str = "VolumeFile"
 
@@ -44,17 +42,14 @@ class Sample:
 def samples() -> tuple[Sample, ...]:
     """The samples whose files came along."""
     known = (
+        Sample("Phantom heart", _("Phantom heart"), "phantom-heart-clean.nrrd", "phantom-heart"),
         Sample(
-            "AtlasISTNPhantomHeart", _("Phantom heart"), "phantom-heart-clean.nrrd", "Phantom heart", "phantom-heart"
-        ),
-        Sample(
-            "AtlasISTNPhantomHeartArtefacts",
+            "Phantom heart with artefacts",
             _("Phantom heart with artefacts"),
             "phantom-heart-corrupted.nrrd",
-            "Phantom heart with artefacts",
             "phantom-heart",
         ),
-        Sample("AtlasISTNLetterB", _("Letter B"), "letter-b.png", "Letter B", "letter-b"),
+        Sample("Letter B", _("Letter B"), "letter-b.png", "letter-b"),
     )
     return tuple(sample for sample in known if sample.path.is_file())
 
@@ -70,10 +65,9 @@ def register() -> None:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category=CATEGORY,
             sampleName=sample.name,
-            sampleDescription=sample.title,
             uris=sample.path.as_uri(),
             fileNames=sample.file,
-            nodeNames=sample.node,
+            nodeNames=sample.name,
             loadFileType=sample.kind,
             thumbnailFileName=None,
         )
@@ -85,7 +79,7 @@ def load(sample: Sample) -> Any:
     Raises:
         RuntimeError: Slicer could not read it.
     """
-    node = slicer.util.loadVolume(str(sample.path), {"name": sample.node, "show": False, "singleFile": True})
+    node = slicer.util.loadVolume(str(sample.path), {"name": sample.name, "show": False, "singleFile": True})
     storage = node.GetStorageNode()
     if storage is not None:
         # Saving the scene must not write into the module's own folder.

@@ -28,6 +28,8 @@ PYTHON_VARIABLE = "ATLASISTN_PYTHON"
 LOG_LINES = 200
 _LOG_WIDTH = 2000  # characters
 _LONGEST = 8 << 20  # bytes of a line; an event is a few kilobytes
+#: What PythonSlicer, a launcher, writes last when what it launched has crashed. It then ends itself with exit code 1.
+_LAUNCHER_SAW_CRASH = "exit abnormally"
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class End:
     Attributes:
         started: whether it ever ran.
         crashed: whether it was ended by the system or by a signal.
-        code: exit code; of a crash the signal, where the system has signals.
+        code: exit code; of a crash the signal, where the system has signals, or 0 where only a launcher knows it.
         text: Qt's words; of a process that never ran.
     """
 
@@ -231,7 +233,10 @@ class WorkerProcess:
         self._read_log()
         for line in self._error.close():
             self._note(line)
-        self._end(End(True, status == qt.QProcess.CrashExit, int(code)))
+        if status == qt.QProcess.NormalExit and code and any(_LAUNCHER_SAW_CRASH in line for line in [*self.log][-3:]):
+            self._end(End(True, crashed=True))
+        else:
+            self._end(End(True, status == qt.QProcess.CrashExit, int(code)))
 
     def _failed(self, error: Any) -> None:
         # All other errors are followed by finished()

@@ -234,6 +234,23 @@ def test_worker_that_crashes_in_mid_request(make_engine, heard: Heard, number: i
     assert works(engine)
 
 
+def test_worker_that_crashes_behind_a_launcher(make_engine, heard: Heard) -> None:
+    """PythonSlicer hides the signal: it says on standard error that there was a crash, and exits with code 1."""
+    launcher = (
+        "import subprocess, sys\n"
+        "if subprocess.call([sys.executable, *sys.argv[1:]]) < 0:\n"
+        "    sys.exit('error: [python-real] exit abnormally - Report the problem.')\n"
+    )
+    engine = make_engine(command=[sys.executable, "-c", launcher, str(WORKER)])
+    ask(engine, heard, "signal", signal=int(signal.SIGKILL))
+    (failure,) = heard.failures
+    assert failure.kind == "Crashed"
+    assert failure.message == "The engine crashed"
+    assert "memory" in failure.hint
+    assert "about to fall" in failure.log
+    assert works(engine)
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_worker_that_exits_in_mid_request(make_engine, heard: Heard, code: int) -> None:
     engine = make_engine()

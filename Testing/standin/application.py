@@ -271,6 +271,11 @@ def recorded_names() -> frozenset[str]:
     return frozenset(record.widgets()["slicer.app"])
 
 
+def startup_completed() -> None:
+    """Slicer has started: all modules are loaded, and those that wait for it are told. Exceptions are not caught."""
+    slicer.app._signals.emit("startupCompleted()")
+
+
 def select_module(module: Any) -> None:
     """In the place of slicer.util.selectModule."""
     name = module if isinstance(module, str) else module.name
