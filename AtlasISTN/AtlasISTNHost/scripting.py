@@ -40,5 +40,5 @@ def process(volume: Any, model: str, refine: bool, device: str, wait: float) -> 
             raise AtlasISTNError(session.failure.message, session.failure.hint)
         return session.nodes
     finally:
-        engine.stop()
+        engine.stop(wait_ms=3000)  # a script may end Slicer next, and then there are no timers that would see to it
         jobs.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import unittest
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +48,28 @@ def test_the_modules_own_test_opens_the_panel_itself(opened, monkeypatch):
     opened.module.AtlasISTNTest("test_panel_opens").run(result)
     assert result.testsRun == 1
     assert result.wasSuccessful(), (result.errors, result.failures)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_a_script_leaves_no_engine_behind(opened):
+    """It may end Slicer in the next line."""
+    logic = opened.module.AtlasISTNLogic()
+    scan = logic.room("samples").load(logic.room("samples").samples()[-1])
+    assert logic.process(scan, model="letter-b", refine=False).segmentation.GetSegmentation().GetNumberOfSegments() == 1
+    assert children() == []
+
+
+def children() -> list[str]:
+    """Command lines of the processes that this one has started and that still run."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.append((place / "cmdline").read_text())
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
 
 
 def test_double_clicks_do_their_work_once(opened, tmp_path, monkeypatch):
