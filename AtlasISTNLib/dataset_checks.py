@@ -16,6 +16,7 @@ from .datasets import Case
 from .errors import AtlasISTNError, ConfigError, VolumeError
 from .geometry import Grid
 from .grids import Extent, label_values
+from .label_maps import MapCase, checked_codes
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .splits import split_cases
 from .volume import checked_image, checked_labels
@@ -47,6 +48,7 @@ class DataCheck:
         counts: how many of the cases in `extents` hold each label, by value.
         problems: what has to be put right before a training.
         notes: what a person should know; the training can go on.
+        present: all values that the label maps hold, with a name or without.
     """
 
     extents: tuple[Extent, ...]
@@ -54,6 +56,7 @@ class DataCheck:
     counts: Mapping[int, int]
     problems: tuple[Finding, ...]
     notes: tuple[Finding, ...]
+    present: frozenset[int] = frozenset()
 
     @property
     def good(self) -> bool:
@@ -80,6 +83,7 @@ class _Findings:
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     unnamed: dict[int, list[str]] = field(default_factory=dict)  # names of cases by label values that have no name
+    present: set[int] = field(default_factory=set)  # all values of all label maps
 
     def problem(self, message: str, hint: str, case: str = "") -> None:
         named = not case or message.startswith((f"{case}:", f"{case} "))
@@ -131,7 +135,8 @@ def check_cases(
         report(Progress("check", done + 1, len(cases), message=case.name))
     for group in same.values():
         if len(set(group)) > 1:  # under one name they were named already
-            found.problem(f"the images of {listed(group)} are identical", "leave all but one of them out")
+            what = "label maps" if any(isinstance(case, MapCase) for case in cases) else "images"
+            found.problem(f"the {what} of {listed(group)} are identical", "leave all but one of them out")
     _check_unnamed(found)
     _check_dimensions(extents, found)
     values = sorted(names or frozenset().union(*(extent.values for extent in extents)))
@@ -140,7 +145,12 @@ def check_cases(
     _check_counts(extents, table, counts, found)
     _check_split(len(cases), config, found)
     return DataCheck(
-        tuple(extents), MappingProxyType(table), MappingProxyType(counts), tuple(found.problems), tuple(found.notes)
+        tuple(extents),
+        MappingProxyType(table),
+        MappingProxyType(counts),
+        tuple(found.problems),
+        tuple(found.notes),
+        frozenset(found.present),
     )
 
 
@@ -149,7 +159,7 @@ def _check_names(cases: Sequence[Case], found: _Findings) -> None:
         if count > 1:
             found.problem(f"{count} cases have the same name", "give every case once, under a name of its own", name)
     for case in cases:
-        if isinstance(case.image, Path) and case.image == case.labels:
+        if isinstance(case.image, Path) and case.image == case.labels and not isinstance(case, MapCase):
             found.problem(f"{case.image} is both image and label map", "give its label map", case.name)
 
 
@@ -169,6 +179,9 @@ def _check_labels(
             found.unnamed.setdefault(value, []).append(case.name)
         if len(others) == len(values) > 0:
             return grid, None  # empty but for what was noted
+        found.present.update(values)
+        if isinstance(case, MapCase):
+            checked_codes(labels, case.name)
         if values and values[0] < 0 and not table:
             raise VolumeError(f"the label map holds {values[0]}", "label values are 1 or more")
         return grid, Extent.of(labels, case.name, table)
@@ -180,7 +193,8 @@ def _check_labels(
 def _check_image(case: Case, labels: Grid | None, found: _Findings) -> bytes:
     """A hash of the image's voxels; empty if it cannot be used."""
     try:
-        image = case.load_image()
+        # Where the image is made of the labels, these alone tell one case from another.
+        image = case.load_labels() if isinstance(case, MapCase) else case.load_image()
         checked_image(image, 2 if sum(n > 1 for n in image.grid.shape) == 2 else 3)
         if labels is not None:
             case.check_grids(image.grid, labels)

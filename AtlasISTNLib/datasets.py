@@ -200,20 +200,10 @@ def cases_from_pattern(folder: PathLike, image: str, labels: str) -> list[Case]:
         VolumeError: the folder is absent, or no image matches.
     """
     place = Path(folder)
-    for text in (image, labels):
-        if CASE not in text:
-            raise ConfigError(f"the pattern '{text}' does not say where the case's name is", f"write {CASE} there")
-        if Path(text).is_absolute() or ".." in Path(text).parts:
-            raise ConfigError(f"the pattern '{text}' leads out of {place}", "patterns start from the folder")
     if image == labels:
         raise ConfigError(f"images and labels have one pattern '{image}'", "give --pattern IMAGE LABELS")
-    if not place.is_dir():
-        raise VolumeError(f"{place} is not a folder", "check the path")
-    image = Path(image).as_posix()
-    first, *others = [re.escape(part) for part in image.split(CASE)]
-    named = re.compile(f"{first}(?P<case>[^/]+)" + "(?P=case)".join(others))
-    matches = [named.fullmatch(path.relative_to(place).as_posix()) for path in sorted(place.glob(_wildcard(image)))]
-    found = {match["case"]: place / match[0] for match in matches if match and match["case"][0] != "."}
+    _check_pattern(place, labels)
+    found = matching_files(place, image)
     paths = {name: place / labels.replace(CASE, name) for name in found}
     # "{case}.nii.gz" also matches the label maps of "{case}_seg.nii.gz".
     maps = {paths[name] for name in found if paths[name].exists()}
@@ -221,6 +211,30 @@ def cases_from_pattern(folder: PathLike, image: str, labels: str) -> list[Case]:
     if not cases:
         raise VolumeError(f"no file below {place} matches '{image}'", "check the pattern and upper and lower case")
     return cases
+
+
+def matching_files(folder: Path, pattern: str) -> dict[str, Path]:
+    """The files below a folder whose names follow from a case's, by the case's name; see `cases_from_pattern`.
+
+    Raises:
+        ConfigError: the pattern does not name the case, or leaves the folder.
+        VolumeError: the folder is absent.
+    """
+    _check_pattern(folder, pattern)
+    if not folder.is_dir():
+        raise VolumeError(f"{folder} is not a folder", "check the path")
+    pattern = Path(pattern).as_posix()
+    first, *others = [re.escape(part) for part in pattern.split(CASE)]
+    named = re.compile(f"{first}(?P<case>[^/]+)" + "(?P=case)".join(others))
+    matches = [named.fullmatch(path.relative_to(folder).as_posix()) for path in sorted(folder.glob(_wildcard(pattern)))]
+    return {match["case"]: folder / match[0] for match in matches if match and match["case"][0] != "."}
+
+
+def _check_pattern(folder: Path, text: str) -> None:
+    if CASE not in text:
+        raise ConfigError(f"the pattern '{text}' does not say where the case's name is", f"write {CASE} there")
+    if Path(text).is_absolute() or ".." in Path(text).parts:
+        raise ConfigError(f"the pattern '{text}' leads out of {folder}", "patterns start from the folder")
 
 
 def normalised(image: Volume, grid: Grid, config: NormalisationConfig) -> Volume:

@@ -61,6 +61,31 @@ def read_raw_folder(folder: str | os.PathLike[str], channel: int | None = None) 
     return RawFolder(tuple(sorted(pairs)), names, channel)
 
 
+def read_label_folder(folder: str | os.PathLike[str]) -> tuple[tuple[tuple[str, Path], ...], Mapping[int, str]]:
+    """Name and label map of each training case of a raw folder, whose images need not be there; and the structures.
+
+    Raises:
+        VolumeError: dataset.json is absent, damaged or names no labels, or there are no label maps.
+    """
+    folder = Path(folder)
+    path = folder / DATASET_JSON
+    description = _read_json(path)
+    names = _label_names(description.get("labels"), path)
+    ending, place = _ending(description, path), folder / "labelsTr"
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    found = tuple((p.name[: -len(ending)], p) for p in files if p.name.endswith(ending) and not p.name.startswith("."))
+    if not found:
+        raise VolumeError(f"{place} holds no {ending} label maps", f"check file_ending in {DATASET_JSON}")
+    return found, names
+
+
+def _ending(description: Mapping[str, Any], path: Path) -> str:
+    ending = description.get("file_ending", ".nii.gz")
+    if not isinstance(ending, str) or not ending.startswith("."):
+        raise VolumeError(f"{path} has the file ending {ending!r}", 'give one such as ".nii.gz"')
+    return ending
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise VolumeError(
@@ -125,9 +150,7 @@ def _channel(description: Mapping[str, Any], path: Path, wanted: int | None) -> 
 def _found_pairs(
     description: Mapping[str, Any], folder: Path, path: Path, channel: int
 ) -> list[tuple[str, Path, Path]]:
-    ending = description.get("file_ending", ".nii.gz")
-    if not isinstance(ending, str) or not ending.startswith("."):
-        raise VolumeError(f"{path} has the file ending {ending!r}", 'give one such as ".nii.gz"')
+    ending = _ending(description, path)
     files = {}
     for name in ("imagesTr", "labelsTr"):
         if not (folder / name).is_dir():

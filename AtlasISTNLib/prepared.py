@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from .configs import NormalisationConfig, TrainConfig, as_dict
 from .datasets import Case, foreground_center, normalised, soft_labels
 from .errors import OutputError, VolumeError
-from .geometry import Grid
+from .geometry import VOXEL, WORLD, Grid
+from .label_maps import MapCase, checked_codes
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .volume import Volume, checked_image, flattened
 
-IMAGES, LABELS, RECORD = "images.npy", "labels.npy", "prepared.json"
+IMAGES, LABELS, CODES, RECORD = "images.npy", "labels.npy", "codes.npy", "prepared.json"
 _SCHEMA = 1
 #: The widest margin, as a share of the grid's longest side.
 _WIDEST_MARGIN = 0.25
@@ -48,12 +49,16 @@ class Prepared:
         labels: (N, K, *shape + margins) float16, soft.
         margin: voxels beyond the model grid on each side, so that augmentation does not run out of image.
         names: of the cases.
+        codes: (N, *shape of `codes_on`) int16, the label values themselves, nearest; None unless asked for.
+        codes_on: the grid of the codes; its centre is that of the model grid.
     """
 
     images: NDArray[np.float32]
     labels: NDArray[np.float16]
     margin: int
     names: tuple[str, ...]
+    codes: NDArray[np.int16] | None = None
+    codes_on: Grid | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,6 +84,7 @@ def prepare(
     folder: Path,
     report: Report = silent,
     cancel: Cancel = never,
+    codes_on: Grid | None = None,
 ) -> Prepared:
     """Read, place, normalise and resample all cases, one at a time, or find them prepared in `folder`.
 
@@ -87,6 +93,7 @@ def prepare(
         place_on_labels: centre the grid on each case's foreground, as automatic placement does; else on the image.
         folder: the cache; made if it is not there.
         report: gets stage "prepare" for each case.
+        codes_on: also keep the label values, on a grid of this shape, spacing and direction about the same centre.
 
     Raises:
         VolumeError: a case cannot be used; its name is in the message.
@@ -105,9 +112,11 @@ def prepare(
         "margin": margin,
         "place_on_labels": place_on_labels,
     }
+    if codes_on is not None:
+        record["codes"] = [list(codes_on.shape), list(codes_on.spacing)]
     names = tuple(case.name for case in cases)
     place = folder / hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
-    found = _opened(place, margin, names)
+    found = _opened(place, margin, names, codes_on)
     if found is not None:
         report(Progress("prepare", len(cases), len(cases), message="found prepared"))
         return found
@@ -117,14 +126,21 @@ def prepare(
         partial.mkdir(parents=True)
         _remove_stale(folder)
         # Written, not mapped: a disk that is full while a map is written to ends the process without a word.
-        with open(partial / IMAGES, "wb") as images, open(partial / LABELS, "wb") as labels:
-            _write_header(images, np.dtype(np.float32), (len(cases), 1, *shape))
-            _write_header(labels, np.dtype(np.float16), (len(cases), len(values), *shape))
+        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
+            IMAGES: (np.float32, (1, *shape)),
+            LABELS: (np.float16, (len(values), *shape)),
+        }
+        if codes_on is not None:
+            kinds[CODES] = (np.int16, codes_on.shape)
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(open(partial / name, "wb")) for name in kinds]
+            for file, (kind, size) in zip(files, kinds.values(), strict=True):
+                _write_header(file, np.dtype(kind), (len(cases), *size))
             for done, case in enumerate(cases):
                 stop_if(cancel, "preparing the cases")
-                image, soft = _on_grid(case, values, grid, shape, normalisation, config, place_on_labels)
-                images.write(np.ascontiguousarray(image, np.float32).tobytes())
-                labels.write(np.ascontiguousarray(soft, np.float16).tobytes())
+                parts = _on_grid(case, values, grid, shape, normalisation, config, place_on_labels, codes_on)
+                for file, (kind, _), part in zip(files, kinds.values(), parts, strict=True):
+                    file.write(np.ascontiguousarray(part, kind).tobytes())
                 report(Progress("prepare", done + 1, len(cases), message=case.name))
         (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
         try:
@@ -138,7 +154,7 @@ def prepare(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    made = _opened(place, margin, names)
+    made = _opened(place, margin, names, codes_on)
     if made is None:
         raise OutputError(f"the prepared cases in {place} cannot be read back", "remove that folder and try again")
     return made
@@ -152,19 +168,39 @@ def _on_grid(
     normalisation: NormalisationConfig,
     config: TrainConfig,
     place_on_labels: bool,
-) -> tuple[NDArray[Any], NDArray[Any]]:
+    codes_on: Grid | None,
+) -> list[NDArray[Any]]:
+    """Image and soft labels of a case on the model grid, and its label values where they are wanted."""
     image, label_map = case.load()
     checked_image(image, grid.ndim)
     if image.grid.ndim > grid.ndim:
         image, label_map = flattened(image)[0], flattened(label_map)[0]
     center = foreground_center(label_map, values[1:]) if place_on_labels else image.grid.center
     placed = Grid.centered(shape, grid.spacing, center, grid.direction)
-    soft = soft_labels(label_map, values, placed, config.label_blur, config.label_sampling)
+    near = _around(label_map, placed) if isinstance(case, MapCase) else label_map
+    soft = soft_labels(near, values, placed, config.label_blur, config.label_sampling)
     if not (soft[1:] > 0.5).any():
         raise VolumeError(
             f"{case.name}: none of its labels lies on the model grid", "check the grid's size and the labels"
         )
-    return normalised(image, placed, normalisation).array, soft
+    parts = [normalised(image, placed, normalisation).array, soft]
+    if codes_on is not None:
+        fine = Grid.centered(codes_on.shape, codes_on.spacing, center, grid.direction)
+        values_there = label_map.with_array(checked_codes(label_map, case.name).astype(np.int16))
+        parts.append(values_there.resampled(fine, "nearest", 0).array[0])
+    return parts
+
+
+def _around(labels: Volume, grid: Grid) -> Volume:
+    """The part of a label map on and around a grid: whole heads of many labels are gigabytes of channels otherwise."""
+    corners = labels.grid.transform_points(grid.corners(), VOXEL, WORLD)
+    reach = 4 + 4 * max(grid.spacing) / min(labels.grid.spacing)
+    size = np.array(labels.grid.size)
+    start = np.clip(np.floor(corners.min(axis=0) - reach), 0, size - 1).astype(int)
+    stop = np.clip(np.ceil(corners.max(axis=0) + reach), start + 1, size).astype(int)
+    part = tuple(slice(a, b) for a, b in zip(start[::-1], stop[::-1], strict=True))
+    box = labels.grid.box(start.tolist()[::-1], stop.tolist()[::-1])
+    return Volume(np.ascontiguousarray(labels.array[(slice(None), *part)]), box, labels.name)
 
 
 def _write_header(file: IO[bytes], kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -182,7 +218,8 @@ def _remove_stale(folder: Path) -> None:
 
 def _identity(case: Case) -> list[Any]:
     """What tells a case from another one, and its files from what they were before."""
-    return [case.name, *(_file_identity(part) for part in (case.image, case.labels))]
+    identity = [case.name, *(_file_identity(part) for part in (case.image, case.labels))]
+    return [*identity, case.greys()] if isinstance(case, MapCase) else identity
 
 
 def _file_identity(part: Volume | Path) -> list[Any]:
@@ -197,15 +234,16 @@ def _file_identity(part: Volume | Path) -> list[Any]:
     return [str(part.resolve()), state.st_size, state.st_mtime_ns]
 
 
-def _opened(place: Path, margin: int, names: tuple[str, ...]) -> Prepared | None:
+def _opened(place: Path, margin: int, names: tuple[str, ...], codes_on: Grid | None) -> Prepared | None:
     if not (place / RECORD).is_file():
         return None
     try:
         images, labels = (np.load(place / name, mmap_mode="r") for name in (IMAGES, LABELS))
+        codes = None if codes_on is None else np.load(place / CODES, mmap_mode="r")
     except (OSError, ValueError):
         shutil.rmtree(place, ignore_errors=True)  # damaged: made anew
         return None
-    return Prepared(images, labels, margin, names)
+    return Prepared(images, labels, margin, names, codes, codes_on)
 
 
 __all__ = ["Prepared", "margin_for", "prepare"]

@@ -31,11 +31,15 @@ from .datasets import Case
 from .distributed import Processes, processes
 from .errors import ConfigError, DivergenceError
 from .geometry import Grid
+from .label_maps import MapCase
+from .label_table import LabelTable, pairs_by_name
 from .model import AtlasISTN, channels_last
 from .objective import joint_loss
 from .prepared import Prepared, prepare
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .splits import split_cases
+from .synthesis import WATCHED, Synthesiser, check_synthesis, codes_grid
+from .synthesis_config import SynthesisConfig
 from .volume import Volume
 from .warp import sample
 
@@ -75,6 +79,8 @@ def train(
     normalisation: NormalisationConfig | None = None,
     model_config: ModelConfig | None = None,
     place_on_labels: bool = False,
+    synthesis: SynthesisConfig | None = None,
+    table: LabelTable | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     device: str = "auto",
@@ -91,6 +97,8 @@ def train(
         normalisation=normalisation,
         model_config=model_config,
         place_on_labels=place_on_labels,
+        synthesis=synthesis,
+        table=table,
         checkpoint=checkpoint,
         cache=cache,
         device=device,
@@ -109,6 +117,8 @@ def run_training(
     normalisation: NormalisationConfig | None = None,
     model_config: ModelConfig | None = None,
     place_on_labels: bool = False,
+    synthesis: SynthesisConfig | None = None,
+    table: LabelTable | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     device: str = "auto",
@@ -125,9 +135,13 @@ def run_training(
         labels: the structures, background first.
         grid: the model grid in atlas space; only shape, spacing and direction matter for the images.
         about: name and licence of the model.
-        normalisation: z-scores by default.
+        normalisation: z-scores by default; by percentiles where images are synthesised.
         model_config: K and shape must agree with `labels` and `grid`; the standard model by default.
         place_on_labels: centre the grid on each case's foreground, as automatic placement does; else on its image.
+        synthesis: train on the cases' label maps alone, on images that are made of them anew for every step; images
+            that the cases may have are left alone. The atlas's image is then the mean of a fixed rendering.
+        table: of the label maps, whose structures are `labels`; by default every other value is a tissue of its own,
+            and structures named left and right are partners.
         checkpoint: file to write after each epoch and to go on from if it exists.
         cache: folder that keeps the prepared cases for the next time; a temporary one by default.
         device: "auto", "cpu", "cuda" or "mps".
@@ -142,11 +156,15 @@ def run_training(
         DivergenceError: the loss is not finite; the checkpoint holds the last good epoch.
         Cancelled: stopped before the first epoch ended.
     """
-    normalisation = normalisation or NormalisationConfig()
+    normalisation = normalisation or NormalisationConfig("z-score" if synthesis is None else "percentile")
     model_config = model_config or ModelConfig(
         labels=len(labels), shape=grid.shape, itn_output="linear" if config.segmentation_loss == "mse" else "softmax"
     )
     _check(config, model_config, labels, grid)
+    if synthesis is not None:
+        check_synthesis(config, normalisation)
+        table = table or LabelTable(tuple(labels), pairs_by_name(labels[1:]))
+        cases = [MapCase.of(case, table) for case in cases]
     training, validation = split_cases(len(cases), config)
     setting = {
         "cases": [case.name for case in cases],
@@ -155,6 +173,7 @@ def run_training(
         "grid": grid_as_dict(grid),
         "normalisation": as_dict(normalisation),
         "place_on_labels": place_on_labels,
+        "synthesis": None if synthesis is None or table is None else {**as_dict(synthesis), "table": table.as_dict()},
     }
     with ExitStack() as stack:
         group = stack.enter_context(processes(find_device(device)))
@@ -167,19 +186,29 @@ def run_training(
             folder = Path(group.from_first(str(own)))
         values = [label.value for label in labels]
 
+        fine = None if synthesis is None else codes_grid(grid, synthesis)
+
         def ready() -> Prepared:
-            return prepare(cases, values, grid, normalisation, config, place_on_labels, folder, report, cancel)
+            return prepare(cases, values, grid, normalisation, config, place_on_labels, folder, report, cancel, fine)
 
         # The first process prepares; the others, which wait for its word, find it done.
         data = ready() if group.first else None
         group.wait()
         if data is None and not folder.is_dir():
             raise ConfigError(f"{folder} is not on this machine", "give a cache folder that all machines share")
-        run = _Training(data or ready(), training, validation, model_config, grid, config, group)
+        data = data or ready()
+        maker = None
+        if synthesis is not None and table is not None:
+            maker = Synthesiser(data, table, grid, normalisation, synthesis, config)
+        run = _Training(data, training, validation, model_config, grid, config, group, maker)
         if path is not None and group.from_first(path.exists()):
             run.go_on(path, setting)
         run.until_done(path, setting, report, cancel)
-    return run.result(about, labels, normalisation, [case.name for case in cases])
+    trained = run.result(about, labels, normalisation, [case.name for case in cases])
+    if synthesis is not None:
+        record = {**trained.bundle.training, "synthesis": setting["synthesis"]}
+        trained = replace(trained, bundle=replace(trained.bundle, training=record))
+    return trained
 
 
 @contextmanager
@@ -223,7 +252,9 @@ class _Training:
         grid: Grid,
         config: TrainConfig,
         group: Processes,
+        maker: Synthesiser | None,
     ) -> None:
+        self.maker = maker
         self.data, self.grid, self.config, self.group = data, grid, config, group
         self.training, self.validation = torch.tensor(training), torch.tensor(validation, dtype=torch.long)
         self.strength = config.strength_on(grid.shape)
@@ -297,10 +328,11 @@ class _Training:
             settings["lr"] = rate
         self.model.train()
         draw = torch.Generator().manual_seed(config.seed * 100003 + epoch)
-        shuffled = self.training[torch.randperm(len(self.training), generator=draw)]
+        cases = self.training if self.maker is None else self.maker.repeated(self.training)
+        shuffled = cases[torch.randperm(len(cases), generator=draw)]
         omega = config.omega(epoch)
         joint = config.part == "joint" and config.updates_while_running and config.eta_in(epoch)
-        self.mean = RunningMean(self.model) if joint else None
+        self.mean = RunningMean(self.model) if joint and self.maker is None else None
         sums = torch.zeros(5, device=self.group.device)
         for batch in shuffled.split(config.batch_size):
             self.optimizer.zero_grad(set_to_none=True)
@@ -328,7 +360,10 @@ class _Training:
         own = self.group.share(batch)
         if not len(own):
             return torch.zeros(5, device=self.group.device)
-        image, labels = batch_of(self.data, own, self.grid, self.config, epoch, self.group.device)
+        if self.maker is not None:
+            image, labels = self.maker.batch(own, epoch, self.group.device)
+        else:
+            image, labels = batch_of(self.data, own, self.grid, self.config, epoch, self.group.device)
         noise = prediction_noise(own, labels.shape[1] - 1, self.grid, self.config, epoch, self.group.device)
         mean = self.mean
         warped = None if mean is None else lambda points: mean.add(image, labels, points)
@@ -360,13 +395,20 @@ class _Training:
 
     @torch.no_grad()
     def _validation_scores(self) -> dict[str, float]:
-        """Mean foreground Dice of the ITN and of the one-pass atlas on the held-out cases, on the model grid."""
+        """Mean foreground Dice of the ITN and of the one-pass atlas on the held-out cases, on the model grid.
+
+        Where images are synthesised, on a few of each held-out label map, which are the same in every epoch.
+        """
         if not len(self.validation):
             return {}
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64)
-        for index in self.group.share(self.validation).split(self.config.batch_size):
-            image, labels = on_grid(self.data, index, self.group.device)
+        watched = self.validation if self.maker is None else self.maker.repeated(self.validation, WATCHED)
+        for index in self.group.share(watched).split(self.config.batch_size):
+            if self.maker is not None:
+                image, labels = self.maker.batch(index, 0, self.group.device)
+            else:
+                image, labels = on_grid(self.data, index, self.group.device)
             prediction, warp = self.model(image)
             warped = sample(self.model.atlas_labels.unsqueeze(0), warp.atlas_from_image())
             truth = labels.argmax(dim=1)
@@ -375,7 +417,7 @@ class _Training:
                 sums[place] += sum(_mean_dice(a, b, labels.shape[1]) for a, b in zip(found, truth, strict=True))
         sums = sums.to(torch.float32).to(self.group.device)
         self.group.add_up([sums])
-        scores = (sums / len(self.validation)).tolist()
+        scores = (sums / len(watched)).tolist()
         return {"dice_itn": scores[0], "dice_one_pass": scores[1]}
 
     def _check_finite(self, epoch: int) -> None:

@@ -31,17 +31,20 @@ from house import (
 
 # A room imports only rooms on lower floors, or earlier on its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress", "configs", "strict_json", "resources"),
+    ("errors", "progress", "configs", "synthesis_config", "strict_json", "resources"),
     (
         *("geometry", "nifti", "volume", "correspondence", "exchange", "manifest"),
         *("topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms"),
-        *("nnunet", "datasets", "splits", "prepared", "grids", "dataset_checks"),
+        *("nnunet", "datasets", "label_table", "label_maps", "splits", "prepared", "grids", "dataset_checks"),
         "experiment_data",
     ),
-    ("distributed", "warp", "networks", "losses"),
+    ("distributed", "warp", "synthesis_fields", "networks", "losses"),
     ("model", "bundle", "reference"),
-    ("placement", "result", "segmentation", "checkpoint", "augmentation", "atlas_updates", "objective", "training"),
+    (
+        *("placement", "result", "segmentation", "checkpoint", "augmentation", "synthesis"),
+        *("atlas_updates", "objective", "training"),
+    ),
     (
         *("panels", "tables", "picture", "report", "outputs"),
         *(
