@@ -47,6 +47,13 @@ The images come in one of these ways:
   --images DIR --labels DIR              two folders with files of the same names
   --images CSV --labels CSV              two lists with a heading and one path a line
 
+Label maps alone will do (--synthesise): of --labels DIR, of an nnU-Net folder's labelsTr, or of the second pattern.
+Images are then made of them anew for every step, of any contrast and resolution. All labels are drawn; --structures
+says which of them are segmented: "10=left thalamus,49=right thalamus", or a JSON table with colours and codes.
+--recipe takes table, grid and settings from a file, or from one that comes along (brain-deep-grey):
+
+  atlas-istn train --recipe brain-deep-grey --labels label-maps --name brain --output brain --checkpoint brain.ckpt
+
 All cases are read and checked first; --check stops there and shows the grid that would be taken. Names of structures
 come from dataset.json or --label; without either, every value found in the label maps becomes a structure. Without
 --shape and --spacing a grid is chosen that holds every label map with a margin. Ctrl-C ends the training after its step
@@ -296,13 +303,39 @@ def _train(parser: Parser) -> None:
         metavar="VALUE=NAME",
         help="a structure; once for each of them (default: those of dataset.json, or every value found)",
     )
+    _train_synthesis(parser)
     add("--ignore-other-labels", action="store_true", help="take label values without a name for background")
     add("--window", type=numbers, metavar="CENTER,WIDTH", help="intensity window (default: z-scores of the image)")
+    add(
+        "--normalisation",
+        choices=("z-score", "percentile"),
+        help="of intensities without a window (default: z-score; with --synthesise percentile)",
+    )
     add("--check", action="store_true", help="only check the data and show the grid that would be taken")
     _train_outputs(parser)
     _train_model(parser)
     _machine(parser)
     _train_settings(parser.add_argument_group("settings of the training"))
+
+
+def _train_synthesis(parser: Parser) -> None:
+    group = parser.add_argument_group("training on label maps alone")
+    add = group.add_argument
+    add("--synthesise", action="store_true", help="make the images of the label maps; there may be none")
+    add(
+        "--structures",
+        metavar="TABLE",
+        help='what is segmented: "VALUE=NAME,…", or a JSON file (default: as with --label); others are only drawn',
+    )
+    add("--recipe", metavar="NAME|FILE", help="table, grid and settings; options that are given go before it")
+    add(
+        "--synthesis",
+        action="append",
+        type=setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="how images are made, once for each setting, such as rotation=20 (see docs/training.md)",
+    )
 
 
 def _train_outputs(parser: Parser) -> None:
@@ -394,6 +427,15 @@ def numbers(text: str) -> tuple[float, ...]:
 def wholes(text: str) -> tuple[int, ...]:
     """Whole numbers with commas between them."""
     return tuple(whole(part.strip()) for part in text.split(","))
+
+
+def setting(text: str) -> tuple[str, float]:
+    """`NAME=NUMBER`; whole numbers stay whole. Whether there is such a setting is for the settings to say."""
+    name, _, value = text.partition("=")
+    if not name.strip() or not value.strip():
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    plain = value.strip()
+    return name.strip(), int(plain) if plain.lstrip("-").isdecimal() else number(plain)
 
 
 def named_value(text: str) -> tuple[int, str]:

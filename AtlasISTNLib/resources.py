@@ -1,10 +1,10 @@
-"""Where the files that come with AtlasISTN are: trained models, sample volumes and experiments."""
+"""Where the files that come with AtlasISTN are: trained models, sample volumes, experiments and recipes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["experiments_folder", "models_folder", "samples_folder"]
+__all__ = ["experiments_folder", "models_folder", "recipes_folder", "samples_folder"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -25,6 +25,11 @@ def samples_folder() -> Path:
 def experiments_folder() -> Path:
     """Folder of the experiments, one JSON file each. It need not exist: a build may come without experiments."""
     return _resources() / "Experiments"
+
+
+def recipes_folder() -> Path:
+    """Folder of the recipes of trainings, one JSON file each. It need not exist: a build may come without recipes."""
+    return _resources() / "Recipes"
 
 
 def _resources() -> Path:

@@ -5,18 +5,24 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from .atlas_pictures import distinct_color
 from .bundle import About, Label, find_device, save_bundle
 from .commands import check_bundle_output
-from .configs import ModelConfig, NormalisationConfig, TrainConfig
-from .dataset_checks import DataCheck, check_cases, listed
-from .datasets import DataSet, find_cases
+from .configs import ModelConfig, NormalisationConfig, TrainConfig, as_dict, from_dict
+from .dataset_checks import DataCheck, Finding, check_cases, listed
+from .datasets import Case, DataSet, find_cases
 from .errors import ConfigError, OutputError, VolumeError
 from .grids import ModelGrid, check_sizes, choose_grid
+from .label_maps import MapCase, find_label_maps
+from .label_table import LabelTable, read_table, table_from_names, table_from_text, table_problems
 from .progress import Cancel, Report, never, silent
+from .recipes import read_recipe
+from .synthesis import check_synthesis
+from .synthesis_config import SynthesisConfig
 from .terminal import FINE, INTERRUPTED, Console, figure, is_main, table
 from .tracking import TensorBoard
 from .training import Trained, run_training
@@ -37,10 +43,24 @@ class Plan:
     model: Mapping[str, Any]
     names: Mapping[int, str]
     data: DataSet
+    synthesis: SynthesisConfig | None = None
+    table: LabelTable | None = None
+
+    def labels(self, check: DataCheck) -> tuple[Label, ...]:
+        """The structures of the model, background first."""
+        return make_labels(check.names) if self.table is None else _with_colors(self.table.structures)
+
+    def cases(self, check: DataCheck) -> tuple[Case, ...]:
+        """The cases as the training sees them: label maps with their rendering where images are synthesised."""
+        if self.synthesis is None:
+            return self.data.cases
+        table = self.table or table_from_names(check.names)
+        return tuple(MapCase.of(case, table) for case in self.data.cases)
 
 
 def run_train(options: Namespace, console: Console, cancel: Cancel) -> int:
     """`atlas-istn train`; gives the exit code. Of several processes only the first one speaks and writes."""
+    options = with_recipe(options)
     plan = make_plan(options)
     title = options.name or "data"
     with console.progress(title) as report:
@@ -53,16 +73,18 @@ def run_train(options: Namespace, console: Console, cancel: Cancel) -> int:
         _refuse(check, len(plan.data.cases), console)
     chosen = fitting_grid(check, options)
     _show(plan.data, check, chosen, console)
+    if plan.synthesis is not None:
+        _show_synthesis(plan, check, console)
     if options.check:
         return FINE
     with ExitStack() as stack:
         report = stack.enter_context(console.progress(title))
         if options.tensorboard is not None and is_main():
-            labels = make_labels(check.names)
+            labels = plan.labels(check)
             report = stack.enter_context(TensorBoard(options.tensorboard, labels, chosen.grid)).watching(report)
         trained = train_model(plan, check, chosen, options, report, cancel)
     if is_main():
-        _write(trained, plan, options, console, cancel)
+        _write(trained, plan, check, options, console, cancel)
     return INTERRUPTED if cancel() else FINE
 
 
@@ -72,8 +94,16 @@ def check_data(plan: Plan, options: Namespace, report: Report = silent, cancel: 
     Raises:
         Cancelled: stopped.
     """
-    others = options.ignore_other_labels
-    return check_cases(plan.data.cases, plan.names, plan.config, ignore_others=others, report=report, cancel=cancel)
+    others = options.ignore_other_labels or plan.synthesis is not None
+    check = check_cases(plan.data.cases, plan.names, plan.config, ignore_others=others, report=report, cancel=cancel)
+    if plan.synthesis is None:
+        return check
+    try:
+        found = table_problems(plan.table or table_from_names(check.names), check.present) if check.names else []
+    except ConfigError as error:
+        found = [str(error.message)]
+    problems = tuple(Finding(problem, "correct the label table") for problem in found)
+    return replace(check, problems=check.problems + problems)
 
 
 def fitting_grid(check: DataCheck, options: Namespace) -> ModelGrid:
@@ -94,9 +124,9 @@ def train_model(
     cancel: Cancel = never,
 ) -> Trained:
     """Train as planned, going on from the checkpoint if there is one; the errors are those of `run_training`."""
-    labels = make_labels(check.names)
+    labels = plan.labels(check)
     return run_training(
-        plan.data.cases,
+        plan.cases(check),
         plan.config,
         labels=labels,
         grid=chosen.grid,
@@ -104,6 +134,8 @@ def train_model(
         normalisation=plan.normalisation,
         model_config=ModelConfig(labels=len(labels), shape=chosen.grid.shape, **plan.model),
         place_on_labels=chosen.on_labels,
+        synthesis=plan.synthesis,
+        table=None if plan.synthesis is None else plan.table or table_from_names(check.names),
         checkpoint=options.checkpoint,
         cache=options.cache,
         device=options.device,
@@ -119,6 +151,16 @@ def make_labels(names: Mapping[int, str]) -> tuple[Label, ...]:
         color = [round(255 * part) for part in distinct_color(index)]
         found.append(Label(value, name, (color[0], color[1], color[2])))
     return tuple(found)
+
+
+def _with_colors(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Structures of a table; those without a colour get one that is told apart."""
+    made = make_labels({label.value: label.name for label in labels[1:]})
+    plain = Label(0, "").color
+    return tuple(
+        replace(label, color=own.color) if label.color == plain else label
+        for label, own in zip(labels, made, strict=True)
+    )
 
 
 def make_plan(options: Namespace) -> Plan:
@@ -146,18 +188,83 @@ def make_plan(options: Namespace) -> Plan:
         raise ConfigError(
             "a model that registers images has no segmentation network", "leave --part or --stn-input out"
         )
-    normalisation, names = _normalisation(options.window), _names(options.label)
+    synthesis = _synthesis(options)
+    table, names = _table(options), _names(options.label)
+    if table is None and synthesis is not None and names:
+        table = table_from_names(names)
+    normalisation = _normalisation(options, synthesis is not None)
+    if synthesis is not None:
+        check_synthesis(config, normalisation)
     if not options.check:
         _check_outputs(options)
         find_device(options.device)
-    data = find_cases(
-        options.data,
-        pattern=tuple(options.pattern) if options.pattern else None,
-        images=options.images,
-        labels=options.labels,
-        channel=options.channel,
-    )
-    return Plan(config, normalisation, model, names or data.names, data)
+    data = _data(options, synthesis is not None, table)
+    if table is None and synthesis is not None and data.names:
+        table = table_from_names(data.names)
+    names = names if table is None else table.names
+    return Plan(config, normalisation, model, names or data.names, data, synthesis, table)
+
+
+def with_recipe(options: Namespace) -> Namespace:
+    """The options, filled in from their recipe where nothing was given.
+
+    Raises:
+        ConfigError: there is no such recipe, or it makes no sense.
+    """
+    options = Namespace(**vars(options))
+    options.table = None
+    if options.recipe is None:
+        return options
+    recipe = read_recipe(options.recipe)
+    for name, value in (*recipe.training.items(), *recipe.model.items()):
+        if not hasattr(options, name):
+            setattr(options, name, tuple(value) if isinstance(value, list) else value)
+    for name in ("shape", "spacing", "place_on_labels"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(recipe, name))
+    for name, text in recipe.about.items():
+        setattr(options, name, getattr(options, name) or text)
+    options.table = recipe.table
+    if recipe.synthesis is not None:
+        options.synthesise = True
+        options.synthesis = [*as_dict(recipe.synthesis).items(), *options.synthesis]
+    return options
+
+
+def _data(options: Namespace, synthesise: bool, table: LabelTable | None) -> DataSet:
+    if not synthesise:
+        return find_cases(
+            options.data,
+            pattern=tuple(options.pattern) if options.pattern else None,
+            images=options.images,
+            labels=options.labels,
+            channel=options.channel,
+        )
+    if options.images is not None or options.channel is not None:
+        raise ConfigError("images are made of the label maps", "leave --images and --channel out")
+    found = find_label_maps(options.data, pattern=options.pattern, labels=options.labels)
+    return replace(found, cases=tuple(MapCase(case.name, case.image, case.labels, table) for case in found.cases))
+
+
+def _synthesis(options: Namespace) -> SynthesisConfig | None:
+    if options.synthesise:
+        return from_dict(SynthesisConfig, dict(options.synthesis))
+    if options.synthesis:
+        raise ConfigError("--synthesis says how images are made of label maps", "add --synthesise")
+    return None
+
+
+def _table(options: Namespace) -> LabelTable | None:
+    """The table of --structures, else that of the recipe."""
+    text = options.structures
+    if text is None:
+        return None if options.label else getattr(options, "table", None)
+    if not options.synthesise:
+        raise ConfigError("--structures goes with --synthesise", "name structures of labelled images with --label")
+    if options.label:
+        raise ConfigError("--structures and --label both name the structures", "give one of them")
+    path = Path(text)
+    return read_table(path) if path.suffix.lower() == ".json" or path.is_file() else table_from_text(text)
 
 
 def _given(options: Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -181,9 +288,12 @@ def _names(given: Sequence[tuple[int, str]]) -> dict[int, str]:
     return names
 
 
-def _normalisation(window: Sequence[float] | None) -> NormalisationConfig:
+def _normalisation(options: Namespace, synthesise: bool) -> NormalisationConfig:
+    window = options.window
     if window is None:
-        return NormalisationConfig()
+        return NormalisationConfig(options.normalisation or ("percentile" if synthesise else "z-score"))
+    if options.normalisation is not None:
+        raise ConfigError("a window and another normalisation were given", "leave --window or --normalisation out")
     if len(window) != 2:
         raise ConfigError(f"--window needs CENTER,WIDTH, not {len(window)} numbers")
     return NormalisationConfig("window", window[0], window[1])
@@ -232,6 +342,21 @@ def _show(data: DataSet, check: DataCheck, chosen: ModelGrid, console: Console) 
         console.warn(f"the grid cuts the labels of {listed(chosen.cut)} off; give a larger --shape or --spacing")
 
 
+def _show_synthesis(plan: Plan, check: DataCheck, console: Console) -> None:
+    """How images will be made of the label maps."""
+    assert plan.synthesis is not None
+    table = plan.table or table_from_names(check.names)
+    kept = (
+        f"{len(table.kept)} labels kept where the rest is stripped off" if table.kept else "nothing ever stripped off"
+    )
+    pairs = f"{len(table.pairs)} pairs of left and right" if table.pairs else "no left and right"
+    count = len(plan.data.cases) * plan.synthesis.draws
+    console.say(
+        f"images  made of {len(check.present)} labels, {len(check.names)} of them segmented; {pairs}; {kept}; "
+        f"{plan.synthesis.draws} of each label map and epoch, {count} in all, less those held out"
+    )
+
+
 def _data_text(data: DataSet, check: DataCheck) -> str:
     dimensions = sorted({extent.grid.ndim for extent in check.extents})
     text = f"{data.source}: {len(data.cases)} cases" + "".join(f", {d}D" for d in dimensions)
@@ -239,7 +364,9 @@ def _data_text(data: DataSet, check: DataCheck) -> str:
     return text + ("\n" + table(["value", "label", "cases"], rows, left=2) if rows else "")
 
 
-def _write(trained: Trained, plan: Plan, options: Namespace, console: Console, cancel: Cancel) -> None:
+def _write(
+    trained: Trained, plan: Plan, check: DataCheck, options: Namespace, console: Console, cancel: Cancel
+) -> None:
     bundle = trained.bundle
     save_bundle(bundle, options.output, options.overwrite)
     last = {name: float(value) for name, value in bundle.training["last"].items()}
@@ -254,7 +381,7 @@ def _write(trained: Trained, plan: Plan, options: Namespace, console: Console, c
         from .training_report import write_training_report  # and with it matplotlib
 
         with console.progress(options.name) as report:
-            write_training_report(trained, plan.data.cases, options.report, report, cancel, options.overwrite)
+            write_training_report(trained, plan.cases(check), options.report, report, cancel, options.overwrite)
     console.event(
         "result",
         path=options.output,

@@ -114,7 +114,10 @@ def train_request(do: str, values: Mapping[str, Any]) -> TrainRequest:
         setattr(options, key, None if text is None else Path(text))
     for key in ("name", "title", "description", "licence", "citation", "device"):
         setattr(options, key, found.take(key, str, getattr(options, key)))
-    for key in ("overwrite", "ignore_other_labels", "place_on_labels"):
+    for key in ("structures", "recipe", "normalisation"):
+        setattr(options, key, found.take(key, str, None))
+    options.synthesis = list(found.take("synthesis", dict, {}).items())
+    for key in ("overwrite", "ignore_other_labels", "place_on_labels", "synthesise"):
         setattr(options, key, found.take(key, bool, getattr(options, key)))
     options.pattern = found.items("pattern", str, None)
     options.channel = found.take("channel", int, None)

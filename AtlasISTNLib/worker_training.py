@@ -16,7 +16,7 @@ from .geometry import Grid
 from .grids import ModelGrid
 from .progress import Cancel, Progress, Report
 from .training import Trained
-from .training_command import check_data, fitting_grid, make_plan, train_model
+from .training_command import check_data, fitting_grid, make_plan, train_model, with_recipe
 from .volume import Volume
 from .worker_progress import Reporter
 from .worker_requests import TrainRequest
@@ -32,9 +32,10 @@ def checked(wanted: TrainRequest, report: Report, cancel: Cancel) -> dict[str, A
         Cancelled: stopped.
         AtlasISTNError: there is no data, or what was asked for makes no sense.
     """
-    plan = make_plan(wanted.options)
-    check = check_data(plan, wanted.options, report, cancel)
-    chosen = fitting_grid(check, wanted.options) if check.good else None
+    options = with_recipe(wanted.options)
+    plan = make_plan(options)
+    check = check_data(plan, options, report, cancel)
+    chosen = fitting_grid(check, options) if check.good else None
     return {
         "source": plan.data.source,
         "cases": len(plan.data.cases),
@@ -68,7 +69,7 @@ def trained(
         Cancelled: stopped before all epochs were done; the checkpoint holds those that were.
         AtlasISTNError: the data cannot be trained on, or the errors of `run_training` and `save_bundle`.
     """
-    options = wanted.options
+    options = with_recipe(wanted.options)
     if options.report is not None:
         from . import training_report  # brings matplotlib: better absent now than after a night
     plan = make_plan(options)
@@ -87,7 +88,9 @@ def trained(
     with writing():
         save_bundle(found.bundle, options.output, options.overwrite)
     if options.report is not None:
-        training_report.write_training_report(found, plan.data.cases, options.report, report, cancel, options.overwrite)
+        training_report.write_training_report(
+            found, plan.cases(check), options.report, report, cancel, options.overwrite
+        )
     return {**_told(found), "path": str(options.output), "checkpoint": str(options.checkpoint), **_grid(chosen)}
 
 

@@ -98,7 +98,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_installed_is_what_runs(installed: Path) -> None:
     expected = {name: path for name, path in files_below(MODULE).items() if path.name != "CMakeLists.txt"}
     expected |= {f"AtlasISTNLib/{path.name}": path for path in ENGINE.glob("*.py")}
-    for folder in ("Experiments", "Models", "Samples"):
+    for folder in ("Experiments", "Models", "Recipes", "Samples"):
         files = files_below(REPOSITORY / "Resources" / folder)
         expected |= {f"AtlasISTNLib/Resources/{folder}/{name}": path for name, path in files.items()}
     shipped = files_below(installed)
