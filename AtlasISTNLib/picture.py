@@ -236,7 +236,8 @@ def _header(page: _Page, figures: Mapping[str, Any], warnings: Sequence[str]) ->
 def _placed(placement: Mapping[str, Any]) -> str:
     center = placement["center"]
     at = ", ".join(position(i, mm) if len(center) == 3 else f"{mm:.0f} mm" for i, mm in enumerate(center))
-    how = {"auto": "by the anatomy found", "center": "at the image's centre", "given": "as given"}[placement["how"]]
+    ways = {"auto": "by the anatomy found", "center": "at the image's centre", "given": "as given"}
+    how = {**ways, "target": "by the labels given"}[placement["how"]]
     return f"model grid placed {how}: {at}"
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from .bundle import Bundle
 from .configs import PlacementConfig
 from .datasets import normalised
-from .errors import ConfigError
+from .errors import ConfigError, GeometryError
 from .geometry import VOXEL, WORLD, Float, Grid
 from .grids import larger
 from .networks import ITN_MULTIPLE
@@ -38,7 +38,7 @@ class Placement:
 
     Attributes:
         grid: in WORLD.
-        how: "auto", "center" or "given".
+        how: "auto", "center", "given" or "target".
         warnings: what the user should know of it.
     """
 
@@ -75,6 +75,37 @@ def place(
     if config.how == "auto" and with_itn and larger(image.grid, grid):
         return _found(bundle, image, report, cancel, slab_voxels)
     return Placement(_at(grid, np.array(image.grid.center)), "center")
+
+
+def place_on(bundle: Bundle, image: Volume, foreground: Volume, config: PlacementConfig) -> Placement:
+    """Place the model grid on given labels, where it is not given itself.
+
+    Args:
+        bundle: the model.
+        image: of the model's dimension.
+        foreground: weight of all structures in [0, 1], in the image's world.
+        config: "auto" takes the place that holds most of the foreground, as the atlas has it.
+
+    Raises:
+        ConfigError: as `place`.
+        GeometryError: the foreground lies outside the image.
+    """
+    grid = bundle.grid
+    if config.how == "given":
+        return _given(grid, image, config)
+    if config.how == "center":
+        return Placement(_at(grid, np.array(image.grid.center)), "center")
+    mass = foreground.resampled(_covering(foreground.grid, grid), antialias=True)
+    values, atlas_mass = mass.array[0].astype(np.float64), bundle.model.atlas_labels[1:].sum(dim=0).clamp(0, 1)
+    offset = _centroid(atlas_mass.cpu().numpy(), grid, grid) - np.array(grid.center)
+    center = _heaviest(values, mass.grid, grid, offset)
+    if not image.grid.contains(center + offset):
+        place = tuple(np.round(center + offset, 1).tolist())
+        raise GeometryError(
+            f"{foreground.name or 'the target'} lies outside {image.name or 'the image'}, about {place} mm",
+            "do both belong to one scan, in one world?",
+        )
+    return Placement(_at(grid, center), "target")
 
 
 def touching(labels: NDArray[np.integer], names: dict[int, str]) -> list[str]:

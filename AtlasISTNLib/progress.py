@@ -25,6 +25,9 @@ class Progress:
         message: a short sentence for people; may be empty.
         preview: called without arguments, gives the current state of the work (a `Correspondence` while refining) at
             the cost of computing it; None where there is nothing to see. Valid only during the call of `report`.
+        more: called without arguments, gives further figures of this step at the cost of computing them: while
+            refining, "folding" (share of the model grid's cells that are turned inside out); None where there are none.
+            Valid only during the call of `report`.
     """
 
     stage: str
@@ -33,6 +36,7 @@ class Progress:
     values: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
     preview: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
+    more: Callable[[], Mapping[str, float]] | None = field(default=None, compare=False, repr=False)
 
 
 Report = Callable[[Progress], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,13 +24,32 @@ _LEAST_WEIGHT = 1e-3
 
 @dataclass(frozen=True)
 class Step:
-    """Loss terms of one refinement step, before its update; the last one is after the last update."""
+    """Loss terms of one refinement step, before its update; the last one is after the last update.
+
+    Attributes:
+        step: from 0.
+        total: L*.
+        a2s, s2a, reg: its terms, without their weights.
+        landmarks: mean squared distance of the landmarks in mm², without its weight; 0 without landmarks.
+        distances: each landmark's distance in mm.
+    """
 
     step: int
     total: float
     a2s: float
     s2a: float
     reg: float
+    landmarks: float = 0.0
+    distances: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LandmarkLeft:
+    """A landmark pair of a refinement: how far apart the two were in mm before it, and are by its result."""
+
+    name: str
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,8 @@ class Trace:
         best: the step whose state was kept, that of the lowest total.
         stopped: "finished", "cancelled" or "diverged".
         seconds: wall time.
+        steering: what steered it, as plain values (see `steering.as_values`); None where nothing did.
+        landmarks: how far they were and are.
     """
 
     config: RefineConfig
@@ -51,6 +73,8 @@ class Trace:
     best: int
     stopped: str
     seconds: float
+    steering: Mapping[str, Any] | None = None
+    landmarks: tuple[LandmarkLeft, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +94,7 @@ class Result:
         image: the input.
         structures: the labels, background first.
         placement: where the model grid lay.
-        soft_prediction: the ITN's output on the model grid, K channels.
+        soft_prediction: the ITN's output on the model grid, K channels; a target where that was given in its place.
         soft_atlas: the atlas label map in atlas space, K channels.
         atlas: the atlas image in atlas space.
         one_pass: correspondence after one pass of the STN.
@@ -78,6 +102,8 @@ class Result:
         state: what refinement goes on from.
         trace: course of the last refinement; None before one.
         seconds: wall time by stage.
+        source: of `soft_prediction`: "itn" or "target".
+        target: what the atlas was last fitted to, K channels on the model grid, where it was not the ITN's prediction.
 
     The volumes below are computed when they are first asked for.
     """
@@ -93,6 +119,8 @@ class Result:
     state: State
     trace: Trace | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    source: str = "itn"
+    target: Volume | None = None
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -116,7 +144,7 @@ class Result:
 
     @cached_property
     def prediction(self) -> Volume:
-        """The ITN's labels at the image's own voxels; background beyond the model grid."""
+        """The labels of `soft_prediction` at the image's own voxels; background beyond the model grid."""
         grid = self.soft_prediction.grid
         where = part_around(self.image.grid, grid.corners(), 0.0)
         return self._labels(self.soft_prediction, sitk.Transform(grid.ndim, sitk.sitkIdentity), where)

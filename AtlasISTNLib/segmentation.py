@@ -1,38 +1,36 @@
 """Segmenting an image: ITN, one pass of the STN, and refinement of a copy on the single case.
 
 Refinement minimises L* = β* L*_a2s + γ* L*_s2a + λ* L_reg against the ITN's own prediction, with the ITN frozen
-(Sinclair et al. 2022, doi:10.1016/j.media.2022.102383). The ITN runs once, in `segment`.
+(Sinclair et al. 2022, doi:10.1016/j.media.2022.102383). The ITN runs once, in `segment`. What else may steer it is
+described in `steering` and `guidance`.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .bundle import Bundle
-from .configs import ModelConfig, PlacementConfig, RefineConfig
+from .configs import PlacementConfig, RefineConfig
 from .correspondence import Correspondence
 from .datasets import normalised
 from .errors import ConfigError, DeviceError, DivergenceError
 from .geometry import Grid, Plane, transform_points
-from .losses import label_distance, smoothness, strength_in_voxels
-from .placement import SMALL_SLAB_VOXELS, Placement, place, touching
+from .guidance import Guidance
+from .losses import folded_share, smoothness, strength_in_voxels
+from .moving import LEARNING_RATES, field_moving, network_moving
+from .placement import SMALL_SLAB_VOXELS, Placement, place, place_on, touching
 from .progress import Cancel, Progress, Report, never, silent, stop_if
-from .result import Result, State, Step, Trace
+from .result import LandmarkLeft, Result, State, Step, Trace
+from .steering import Steering, check_target, on_slice, soft_target, target_foreground
 from .volume import Volume, checked_image, flattened
 from .warp import Transformation, sample
 
-#: Adam's learning rates: the paper's for weights; for fields that of the velocity, in voxels.
-LEARNING_RATES = {"network": 1e-3, "field": 0.1}
-#: Affine parameters are of the order of 1 where velocities are of the order of 10 voxels.
-_AFFINE_SHARE = 0.1
 _OUT_OF_MEMORY = "use --device cpu, or close other programs that use the GPU"
 #: torch before 2.5 has only the name for CUDA.
 _OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
@@ -45,8 +43,10 @@ def segment(
     report: Report = silent,
     cancel: Cancel = never,
     low_memory: bool = False,
+    target: Volume | None = None,
+    target_map: Mapping[int, int] | None = None,
 ) -> Result:
-    """Predict labels with the ITN and register the atlas to them in one pass.
+    """Predict labels with the ITN, or take given ones, and register the atlas to them in one pass.
 
     Args:
         bundle: the model.
@@ -55,26 +55,42 @@ def segment(
         report: gets the stages "place", "predict" and "register".
         cancel: asked between stages.
         low_memory: look for the anatomy in smaller parts of the image, which takes longer.
+        target: labels to take in place of the ITN's prediction, which is not run then; see `Steering`. Where the model
+            grid is to be found automatically, it goes to the target's foreground.
+        target_map: which of the target's values is which of the model's.
 
     Raises:
-        VolumeError: the image cannot be segmented by this model.
-        ConfigError: the given placement is impossible.
+        VolumeError: the image or the target cannot be used with this model.
+        ConfigError: the given placement or the map is impossible, or the model takes no labels.
+        GeometryError: the target lies elsewhere than the image.
         DeviceError: out of memory.
         Cancelled: stopped.
     """
     start = time.perf_counter()
     checked_image(image, bundle.config.ndim)
     flat, plane = flattened(image) if image.grid.ndim > bundle.config.ndim else (image, None)
+    given = None
+    if target is not None:
+        if bundle.config.stn_input == "image":
+            raise ConfigError(f"{bundle.about.name} registers images, not labels", "leave the target out")
+        check_target(target, target_map, bundle.labels, image.grid)
+        given = target if plane is None else on_slice(target, image.grid)
     try:
-        slab = SMALL_SLAB_VOXELS if low_memory else None
-        placed = place(bundle, flat, _on_plane(placement or PlacementConfig(), plane), report, cancel, slab)
+        where = _on_plane(placement or PlacementConfig(), plane)
+        if given is None:
+            placed = place(bundle, flat, where, report, cancel, SMALL_SLAB_VOXELS if low_memory else None)
+        else:
+            placed = place_on(bundle, flat, target_foreground(given, target_map, bundle.labels), where)
         located = time.perf_counter()
         stop_if(cancel, "segmenting")
         with torch.no_grad():
-            normal = torch.from_numpy(normalised(flat, placed.grid, bundle.normalisation).array.copy())
+            if given is None:
+                normal = torch.from_numpy(normalised(flat, placed.grid, bundle.normalisation).array.copy())
+            else:
+                normal = torch.from_numpy(soft_target(given, target_map, bundle.labels, placed.grid))
             normal = normal.unsqueeze(0).to(bundle.device)
             with_itn = bundle.config.stn_input == "prediction"
-            prediction = bundle.model.itn(normal) if with_itn else normal
+            prediction = bundle.model.itn(normal) if with_itn and given is None else normal
             report(Progress("predict", 1, 1))
             stop_if(cancel, "segmenting")
             velocity, affine = bundle.model.stn(bundle.model.stn_input(prediction, normal))
@@ -86,19 +102,21 @@ def segment(
         raise DeviceError(f"{bundle.device} ran out of memory segmenting {image.name}", _OUT_OF_MEMORY) from error
     report(Progress("register", 1, 1))
     placed = _with_border_warnings(placed, bundle, prediction, warp)
-    result = Result(
+    soft = _lifted(prediction[0], correspondence.image_grid, "prediction")
+    return Result(
         image=image,
         structures=bundle.labels,
         placement=placed if plane is None else replace(placed, grid=correspondence.image_grid),
-        soft_prediction=_lifted(prediction[0], correspondence.image_grid, "prediction"),
+        soft_prediction=soft,
         soft_atlas=_lifted(bundle.model.atlas_labels, correspondence.atlas_grid, "labels"),
         atlas=_lifted(bundle.model.atlas_image, correspondence.atlas_grid, "atlas-image"),
         one_pass=correspondence,
         correspondence=correspondence,
         state=State(_kept(velocity), _kept(affine)),
         seconds={"place": located - start, "one_pass": time.perf_counter() - located},
+        source="itn" if target is None else "target",
+        target=None if target is None else soft,
     )
-    return result
 
 
 def refine(
@@ -107,21 +125,24 @@ def refine(
     config: RefineConfig | None = None,
     report: Report = silent,
     cancel: Cancel = never,
+    steering: Steering | None = None,
 ) -> Result:
     """Refine a result against the ITN's prediction; the bundle and the given result stay as they are.
 
     It begins at the state of `result`: the one-pass one after `segment`, the refined one after `refine` (in mode
-    "network" with the weights that `result` was refined to, or the model's own if it was refined as a field). Adam
-    begins afresh. The state of the lowest loss is kept.
+    "network" with the weights that `result` was refined to, or the model's own if it was refined as a field; with
+    another target, with what they give for it). Adam begins afresh. The state of the lowest loss is kept.
 
     Args:
         config: None fields take the model's own defaults; zero iterations give `result` back.
         report: gets stage "refine" for every step with "total", "a2s", "s2a", "reg"; `preview()` gives the
-            `Correspondence` of that step.
+            `Correspondence` of that step and `more()` its "folding"; with landmarks there is "landmarks" besides.
         cancel: asked after every step; the best state so far is returned, its trace "cancelled".
+        steering: what is to pull the atlas besides, or in place of, the ITN's prediction.
 
     Raises:
-        ConfigError: `result` was made with another model.
+        ConfigError: `result` was made with another model, or the steering does not fit the model or the image.
+        VolumeError, GeometryError: the same of the steering's volumes.
         DivergenceError: a loss is not finite; the error's `result` is the best one so far.
         DeviceError: out of memory.
     """
@@ -133,13 +154,14 @@ def refine(
         )
     if config.iterations == 0:
         return result
-    if bundle.config.stn_input == "image":
+    given = steering is not None and steering.target is not None and config.mode == "field"
+    if bundle.config.stn_input == "image" and not given:
         raise ConfigError(
             f"{bundle.about.name} registers images and predicts no labels that its atlas could be refined against",
-            "take its one-pass result, or another model",
+            "take its one-pass result, another model, or a target of your own in mode field",
         )
     try:
-        return _Refinement(bundle, result, config).run(report, cancel)
+        return _Refinement(bundle, result, config, steering).run(report, cancel)
     except _OutOfMemory as error:
         raise DeviceError(f"{bundle.device} ran out of memory refining {result.image.name}", _OUT_OF_MEMORY) from error
 
@@ -158,30 +180,17 @@ def resolved(config: RefineConfig, bundle: Bundle) -> RefineConfig:
     )
 
 
-@dataclass(frozen=True)
-class _Moving:
-    """What a mode optimises: its parameters with their share of the learning rate, and what they give.
-
-    Attributes:
-        parameters: groups of parameters by share.
-        current: gives velocity and affine parameters.
-        weights: gives a copy of the STN's weights, where these are what moves.
-    """
-
-    parameters: dict[float, list[Tensor]]
-    current: Callable[[], tuple[Tensor | None, Tensor | None]]
-    weights: Callable[[], dict[str, Tensor] | None]
-
-
 class _Refinement:
     """One run of `refine`; owns everything that changes during it."""
 
-    def __init__(self, bundle: Bundle, result: Result, config: RefineConfig) -> None:
+    def __init__(self, bundle: Bundle, result: Result, config: RefineConfig, steering: Steering | None) -> None:
         self.bundle, self.result, self.config = bundle, result, config
-        shape = bundle.config.shape
-        soft = torch.from_numpy(result.soft_prediction.array.copy()).reshape(1, -1, *shape)
-        self.prediction = soft.to(bundle.device)
-        self.moving = _network(bundle, result, self.prediction) if config.mode == "network" else _field(bundle, result)
+        image = result.image.grid
+        self.plane = Plane.of(image) if image.ndim > bundle.config.ndim else None
+        placed = result.placement.grid if self.plane is None else _flat(result.placement.grid, self.plane)
+        self.guidance = Guidance.of(bundle, result, steering, placed)
+        network = config.mode == "network"
+        self.moving = network_moving(bundle, result, self.guidance.labels) if network else field_moving(bundle, result)
         self.steps: list[Step] = []
         self.best: tuple[int, State] | None = None
         self.started = time.perf_counter()
@@ -196,9 +205,9 @@ class _Refinement:
             with torch.set_grad_enabled(not last):
                 velocity, affine = self.moving.current()
                 warp = self.bundle.model.transformation(velocity, affine)
-                loss, record = self._loss(warp, step)
+                loss, record, plus = self._loss(warp, step)
             self._keep(record, velocity, affine)
-            report(Progress("refine", step, iterations, _values(record), preview=lambda w=warp: self._seen(w)))  # type: ignore[misc]
+            self._tell(report, record, warp, plus)
             if last:
                 break
             if cancel():
@@ -209,24 +218,41 @@ class _Refinement:
             optimizer.step()
         return self._finished(stopped)
 
-    def _loss(self, warp: Transformation, step: int) -> tuple[Tensor, Step]:
-        """L* and its terms; warps nothing that a zero weight makes needless."""
-        c, model = self.config, self.bundle.model
+    def _loss(self, warp: Transformation, step: int) -> tuple[Tensor, Step, Tensor | None]:
+        """L*, its terms and the displacement that they share; warps nothing that a zero weight makes needless."""
+        c, model, guidance = self.config, self.bundle.model, self.guidance
         plus = warp.displacement(1)
         outward = warp.config.direction == "atlas_from_image"
-        zero = torch.zeros((), device=self.prediction.device)
+        zero = torch.zeros((), device=guidance.labels.device)
         a2s = s2a = zero
         if c.beta:
             points = warp.atlas_from_image(plus if outward else None)
-            a2s = label_distance(self.prediction[:, 1:], sample(model.atlas_labels[1:].unsqueeze(0), points))
+            a2s = guidance.a2s(sample(model.atlas_labels[1:].unsqueeze(0), points))
+        back = warp.displacement(-1) if outward and (c.gamma or guidance.pairs is not None) else plus
         if c.gamma:
-            points = warp.image_from_atlas(None if outward else plus)
-            s2a = label_distance(sample(self.prediction[:, 1:], points), model.atlas_labels[1:].unsqueeze(0))
-        reg = smoothness(plus, self.prediction)
+            s2a = guidance.s2a(warp.image_from_atlas(back), model.atlas_labels[1:].unsqueeze(0))
+        reg = smoothness(plus, guidance.labels)
         total = c.beta * a2s + c.gamma * s2a + (c.strength or 0.0) * reg
-        # One transfer from the device for all four.
-        values = torch.stack([total, a2s, s2a, reg]).detach().tolist()
-        return total, Step(step, *values)
+        terms = [a2s, s2a, reg]
+        if guidance.pairs is not None:
+            squares = guidance.pairs.distances(warp, back)
+            total = total + guidance.pairs.weight * squares.mean()
+            terms += [squares.mean(), *squares.sqrt()]
+        # One transfer from the device for all of them.
+        whole, first, second, smooth, *marks = torch.stack([total, *terms]).detach().tolist()
+        return total, Step(step, whole, first, second, smooth, sum(marks[:1]), tuple(marks[1:])), plus
+
+    def _tell(self, report: Report, record: Step, warp: Transformation, plus: Tensor | None) -> None:
+        report(
+            Progress(
+                "refine",
+                record.step,
+                self.config.iterations or 0,
+                _values(record),
+                preview=lambda: self._seen(warp),
+                more=lambda: {"folding": folded_share(plus)},
+            )
+        )
 
     def _keep(self, record: Step, velocity: Tensor | None, affine: Tensor | None) -> None:
         if not np.isfinite(record.total):
@@ -241,12 +267,7 @@ class _Refinement:
             self.best = (len(self.steps) - 1, State(_kept(velocity), _kept(affine), self.moving.weights()))
 
     def _seen(self, warp: Transformation, fine: bool = False) -> Correspondence:
-        return _correspondence(self.bundle, warp, self.result.one_pass.image_grid, self._plane, fine)
-
-    @property
-    def _plane(self) -> Plane | None:
-        image = self.result.image.grid
-        return Plane.of(image) if image.ndim > self.bundle.config.ndim else None
+        return _correspondence(self.bundle, warp, self.result.one_pass.image_grid, self.plane, fine)
 
     def _finished(self, stopped: str) -> Result:
         if self.best is None:
@@ -265,62 +286,33 @@ class _Refinement:
             best=self.steps[index].step,
             stopped=stopped,
             seconds=seconds,
+            steering=self.guidance.record,
+            landmarks=self._landmarks(correspondence),
         )
         return replace(
             self.result,
             correspondence=correspondence,
             state=state,
             trace=trace,
+            target=self.guidance.target,
             placement=_with_border_warnings(self.result.placement, self.bundle, None, warp),
             seconds={**self.result.seconds, "refine": seconds},
         )
 
+    def _landmarks(self, correspondence: Correspondence) -> tuple[LandmarkLeft, ...]:
+        """How far each landmark was from its partner at first, and is by the correspondence that is given back."""
+        marks = self.guidance.marks
+        if marks is None:
+            return ()
+        d = correspondence.theta.shape[0] - 1
+        left = np.linalg.norm(correspondence.image_from_atlas(marks.atlas[:, :d]) - marks.image[:, :d], axis=1)
+        pairs = zip(marks.names, self.steps[0].distances, left.tolist(), strict=True)
+        return tuple(LandmarkLeft(*pair) for pair in pairs)
+
 
 def _values(record: Step) -> dict[str, float]:
-    return {"total": record.total, "a2s": record.a2s, "s2a": record.s2a, "reg": record.reg}
-
-
-def _network(bundle: Bundle, result: Result, prediction: Tensor) -> _Moving:
-    """The paper's refinement: the weights of a copy of the STN."""
-    stn: nn.Module = copy.deepcopy(bundle.model.stn)
-    if result.state.weights is not None:
-        stn.load_state_dict(result.state.weights)
-    stn.requires_grad_(True)
-    pair = bundle.model.stn_input(prediction)
-    if bundle.device.type == "cpu" and bundle.config.convention == "metric" and _convolved_slowly(bundle.config):
-        # Two alike are convolved several times as fast as one. It rounds differently, which an imported model that is
-        # to follow the released code step by step cannot have.
-        pair = pair.expand(2, *pair.shape[1:])
-
-    def current() -> tuple[Tensor | None, Tensor | None]:
-        velocity, affine = stn(pair)
-        return None if velocity is None else velocity[:1], None if affine is None else affine[:1]
-
-    return _Moving(
-        {1.0: list(stn.parameters())},
-        current,
-        lambda: {key: value.detach().cpu().clone() for key, value in stn.state_dict().items()},
-    )
-
-
-def _convolved_slowly(config: ModelConfig) -> bool:
-    """Whether torch takes its slow convolution for one case on a CPU, in the STN's largest layers.
-
-    It does for a batch of one of few values, counted along the first four axes: all in 2D, all but the last in 3D
-    (`use_mkldnn` in ATen's Convolution.cpp).
-    """
-    half = [n // 2 for n in config.shape[:2]]
-    return config.stn_channels[0] * math.prod(half) <= 20480
-
-
-def _field(bundle: Bundle, result: Result) -> _Moving:
-    """Velocity and affine parameters themselves."""
-    leaves = [
-        None if t is None else t.detach().clone().to(bundle.device).requires_grad_(True)
-        for t in (result.state.velocity, result.state.affine)
-    ]
-    groups = {share: [t] for share, t in zip((1.0, _AFFINE_SHARE), leaves, strict=True) if t is not None}
-    return _Moving(groups, lambda: (leaves[0], leaves[1]), lambda: None)
+    values = {"total": record.total, "a2s": record.a2s, "s2a": record.s2a, "reg": record.reg}
+    return {**values, "landmarks": record.landmarks} if record.distances else values
 
 
 def _correspondence(

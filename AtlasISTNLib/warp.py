@@ -209,10 +209,10 @@ class Transformation:
         plus, minus = displacement_from_velocity(both, c.shape, c.convention, c.squarings).chunk(2)
         return plus, minus
 
-    def after_affine(self, displacement: Tensor | None) -> Tensor:
-        """The map p ↦ φ(θp) at all voxel centres: points (N, *shape, D). `displacement` is φ's."""
+    def after_affine(self, displacement: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """The map p ↦ φ(θp) at all voxel centres, or `at` points (N, *out, D): points. `displacement` is φ's."""
         still = identity(self.config.shape, self.theta)
-        points = apply_matrix(self.theta, still)
+        points = apply_matrix(self.theta, still if at is None else at)
         if displacement is None:
             return points
         if self.config.convention == "reference":
@@ -221,11 +221,11 @@ class Transformation:
             return to_components_last(sample(field, points))
         return points + to_components_last(sample(displacement, points))
 
-    def before_affine(self, displacement: Tensor | None) -> Tensor:
-        """The map p ↦ θ⁻¹(φ⁻¹(p)) at all voxel centres: points (N, *shape, D). `displacement` is φ⁻¹'s."""
-        points = identity(self.config.shape, self.theta)
+    def before_affine(self, displacement: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """The map p ↦ θ⁻¹(φ⁻¹(p)) at all voxel centres, or `at` points (N, *out, D). `displacement` is φ⁻¹'s."""
+        points = identity(self.config.shape, self.theta) if at is None else at
         if displacement is not None:
-            points = points + to_components_last(displacement)
+            points = points + to_components_last(displacement if at is None else sample(displacement, at))
         return apply_matrix(invert_matrix(self.theta), points)
 
     def atlas_from_image(self, displacement: Tensor | None = None) -> Tensor:
@@ -236,12 +236,16 @@ class Transformation:
         """
         return self._points("atlas_from_image", displacement)
 
-    def image_from_atlas(self, displacement: Tensor | None = None) -> Tensor:
-        """Image points of all atlas voxels; sampling the image there brings the *image onto the atlas*."""
-        return self._points("image_from_atlas", displacement)
+    def image_from_atlas(self, displacement: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Image points of all atlas voxels; sampling the image there brings the *image onto the atlas*.
 
-    def _points(self, which: str, displacement: Tensor | None) -> Tensor:
+        `displacement` as for `atlas_from_image`, the other way round; `at` gives other atlas points (N, *out, D), CUBE,
+        with as many axes between the first and the last as the grid has.
+        """
+        return self._points("image_from_atlas", displacement, at)
+
+    def _points(self, which: str, displacement: Tensor | None, at: Tensor | None = None) -> Tensor:
         outward = which == self.config.direction
         if displacement is None:
             displacement = self.displacement(1 if outward else -1)
-        return self.after_affine(displacement) if outward else self.before_affine(displacement)
+        return self.after_affine(displacement, at) if outward else self.before_affine(displacement, at)

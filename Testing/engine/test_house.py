@@ -37,13 +37,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("topology", "metrics", "folding", "views"),
         *("implicit", "heart_phantom", "chest_phantom", "heart_scan", "letter_phantom", "phantoms"),
         *("nnunet", "datasets", "label_table", "label_maps", "recipes"),
-        *("splits", "prepared", "grids", "dataset_checks"),
+        *("splits", "prepared", "grids", "dataset_checks", "steering", "landmark_files"),
         "experiment_data",
     ),
     ("distributed", "warp", "synthesis_fields", "networks", "losses"),
     ("model", "bundle", "reference"),
     (
-        *("placement", "result", "segmentation", "checkpoint", "augmentation", "synthesis"),
+        *("placement", "result", "moving", "guidance", "segmentation", "disagreement"),
+        *("checkpoint", "augmentation", "synthesis"),
         *("atlas_updates", "objective", "training"),
     ),
     (
