@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .configs import ModelConfig, NormalisationConfig, PlacementConfig, RefineConfig, TrainConfig
     from .correspondence import Correspondence
     from .datasets import Case, cases_from_csv, cases_from_folders
+    from .disagreements import Disagreement, disagreement
     from .errors import (
         AtlasISTNError,
         BundleError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .reference import import_reference
     from .result import Result
     from .segmentation import refine, segment
+    from .steering import Landmarks, Steering
     from .training import train
     from .volume import Volume
 
@@ -48,6 +50,7 @@ _ROOMS = {
     "configs": ("ModelConfig", "NormalisationConfig", "PlacementConfig", "RefineConfig", "TrainConfig"),
     "correspondence": ("Correspondence",),
     "dataset_checks": ("DataCheck", "check_cases"),
+    "disagreements": ("Disagreement", "disagreement"),
     "datasets": ("Case", "DataSet", "cases_from_csv", "cases_from_folders", "find_cases"),
     "errors": (
         "AtlasISTNError",
@@ -67,6 +70,7 @@ _ROOMS = {
     "reference": ("import_reference",),
     "result": ("Result",),
     "segmentation": ("refine", "segment"),
+    "steering": ("Landmarks", "Steering"),
     "training": ("Trained", "run_training", "train"),
     "volume": ("Volume",),
 }

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .configs import ATLAS_UPDATES, KEPT, LABEL_SAMPLINGS, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
 from .errors import ConfigError
+from .steering_arguments import add_steering
 
 PROGRAM = "atlas-istn"
 
@@ -120,6 +121,7 @@ _TRAIN_CHOICES = {
 #: Options whose value may begin with a minus sign.
 _SIGNED = {
     *("--refine", "--strength", "--beta", "--gamma", "--learning-rate", "--box", "--center", "--threads"),
+    *("--landmark-weight", "--label-weights", "--target-map"),
     *("--count", "--seed", "--shape", "--spacing", "--window", "--channel", "--itn-channels", "--stn-channels"),
     *("--" + name.replace("_", "-") for name in TRAIN_HELP),
 }
@@ -236,6 +238,7 @@ def _segment(parser: Parser) -> None:
         default="network",
         help="network adapts a copy of the registration network, field the deformation itself (default: network)",
     )
+    add_steering(parser)
     group = parser.add_argument_group("where the model's grid lies on the image")
     place = group.add_mutually_exclusive_group()
     place.add_argument(

@@ -17,6 +17,7 @@ from .outputs import REPORT, check_output, write_result
 from .progress import Cancel, Report
 from .report import STAGES
 from .segmentation import refine, segment
+from .steering_files import SteeringFiles
 from .terminal import FINE, INTERRUPTED, Console, Guard, figure, table
 from .volume import Volume, case_name, checked_image, checked_labels
 
@@ -26,11 +27,12 @@ TITLES = dict(zip(STAGES, ("ITN", "one pass", "refined"), strict=True))
 
 @dataclass(frozen=True)
 class Job:
-    """One image of a batch."""
+    """One image of a batch; `index` is its place there."""
 
     image: Path
     folder: Path
     reference: Path | None = None
+    index: int = 0
 
     @property
     def title(self) -> str:
@@ -47,6 +49,7 @@ class Settings:
     format: str = "nii.gz"
     overwrite: bool = False
     picture: bool = True
+    steering: SteeringFiles = field(default_factory=SteeringFiles)
 
     @classmethod
     def of(cls, options: Namespace) -> Settings:
@@ -64,6 +67,7 @@ class Settings:
             options.format,
             options.overwrite,
             options.picture,
+            SteeringFiles.of(options),
         )
 
 
@@ -110,7 +114,10 @@ def make_jobs(images: Sequence[Path], references: Sequence[Path], output: Path) 
         if not name:
             raise ConfigError(f"{same[0]} has no name before its ending", "rename it")
     truths: Sequence[Path | None] = references or [None] * len(images)
-    return [Job(image, output / case_name(image), reference) for image, reference in zip(images, truths, strict=True)]
+    return [
+        Job(image, output / case_name(image), reference, index)
+        for index, (image, reference) in enumerate(zip(images, truths, strict=True))
+    ]
 
 
 def check_placement(placement: PlacementConfig, bundle: Bundle) -> None:
@@ -156,12 +163,14 @@ def segmented(
     """
     image = checked_image(Volume.read(job.image), bundle.config.ndim)
     reference = None if job.reference is None else _reference(job.reference, image)
-    result = segment(bundle, image, settings.placement, report, cancel)
+    target, steering = settings.steering.read(job.index, bundle, image)
+    mapping = settings.steering.target_map
+    result = segment(bundle, image, settings.placement, report, cancel, target=target, target_map=mapping)
     for warning in result.placement.warnings:
         console.warn(warning, str(job.image))
     warned = set(result.placement.warnings)
     try:
-        result = refine(bundle, result, settings.refinement, report, cancel)
+        result = refine(bundle, result, settings.refinement, report, cancel, steering)
     except DivergenceError as error:
         if error.result is None or error.result.trace is None:
             raise
@@ -207,11 +216,13 @@ def tell(job: Job, figures: Mapping[str, Any], console: Console) -> None:
         folder=job.folder,
         placement={key: figures["placement"][key] for key in ("how", "center", "box", "warnings")},
         refinement=refinement and {key: value for key, value in refinement.items() if key != "trace"},
-        **{key: figures[key] for key in ("seconds", "structures", "folding", "scores")},
+        **{key: figures[key] for key in ("seconds", "structures", "folding", "disagreement", "scores")},
     )
     how = "one pass" if not refinement else f"{refinement['iterations']} iterations, best at {refinement['best']}"
     seconds = sum(figures["seconds"].values())
     console.say(f"{job.title}: grid placed by {figures['placement']['how']}, {how}, {seconds:.1f} s → {job.folder}")
+    for mark in (refinement or {}).get("landmarks", []):
+        console.say(f"landmark {mark['name']}: {mark['before']:.1f} mm apart before, {mark['after']:.1f} mm after")
     console.say(scores_table(figures) if figures["scores"] else structures_table(figures))
     console.say()
 

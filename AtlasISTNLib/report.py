@@ -17,6 +17,7 @@ from . import __version__
 from .bundle import Bundle, grid_as_dict
 from .configs import as_dict
 from .correspondence import Correspondence
+from .disagreements import disagreement
 from .errors import GeometryError
 from .folding import atlas_map_folding
 from .metrics import dice, evaluate, mask_volume
@@ -57,11 +58,13 @@ def summary(bundle: Bundle, result: Result, reference: Volume | None = None, sou
         | {"size": list(result.image.grid.size)},
         "model": _model(bundle),
         "device": str(bundle.device),
+        "prediction": result.source,
         "placement": _placement(result),
         "refinement": None if result.trace is None else _refinement(result.trace),
         "seconds": {stage: float(s) for stage, s in result.seconds.items()},
         "structures": _structures(result),
         "folding": _folding(result.correspondence),
+        "disagreement": disagreement(result).as_values(),
         "scores": None if reference is None else _scores(result, reference),
     }
 
@@ -145,13 +148,16 @@ def _refinement(trace: Trace) -> dict[str, Any]:
         "iterations": trace.steps[-1].step,
         "best": trace.best,
         "stopped": trace.stopped,
+        "steering": None if trace.steering is None else dict(trace.steering),
+        "landmarks": [{"name": mark.name, "before": mark.before, "after": mark.after} for mark in trace.landmarks],
         "losses": {"first": _losses(trace.steps[0]), "best": _losses(best), "last": _losses(trace.steps[-1])},
         "trace": [{"step": step.step, **_losses(step)} for step in trace.steps],
     }
 
 
-def _losses(step: Step) -> dict[str, float]:
-    return {"total": step.total, "a2s": step.a2s, "s2a": step.s2a, "reg": step.reg}
+def _losses(step: Step) -> dict[str, Any]:
+    losses: dict[str, Any] = {"total": step.total, "a2s": step.a2s, "s2a": step.s2a, "reg": step.reg}
+    return {**losses, "landmarks": step.landmarks, "distances": list(step.distances)} if step.distances else losses
 
 
 def _stages(result: Result) -> dict[str, Volume]:

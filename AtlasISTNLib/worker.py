@@ -7,9 +7,13 @@ gone, in the middle of work, too. Voxels travel as files (see `exchange`) in fol
 Requests: {"id": whole number, "do": name, …}; null is as good as absent
 
     segment   case, model, image (an entry and its "folder"), folder (for the answer's files); device ("auto"), threads
-              (0: all), low_memory, placement (a PlacementConfig, LPS mm), reference (true labels, as image)
-    refine    the same, and config (a RefineConfig), preview_seconds (0: none). Begins at the one-pass result of the
-              case, which it makes first if the worker does not have it any more
+              (0: all), low_memory, placement (a PlacementConfig, LPS mm), reference (true labels, as image), target
+              (labels in place of the network's, as image), target_map ({"value": label of the model, …})
+    refine    the same, and config (a RefineConfig), preview_seconds (0: none), folding (true: "folding" among the
+              values of its progress), steering: {target (as image), target_map, ignore (a mask, as image), landmarks
+              ({atlas, image: [[x, y, z], …] LPS mm, weight, names}), label_weights ({"label": weight, …}), certainty}.
+              Begins at the one-pass result of the case, which it makes first if the worker does not have it any more,
+              or with start "current" at its last one
     report    case, path: writes report.png of the case's last result
     export    case, folder; format, overwrite, picture, source: writes the files of a segmented case
     check     data (and pattern, channel) or images and labels; label ([{"value", "name"}, …]), ignore_other_labels,
@@ -31,8 +35,9 @@ Events: {"id": number of the request or null, "event": name, …}; numbers that 
     progress  stage, step, total, values, message, seconds_left
     preview   step; correspondence (refine), or image and labels of the atlas on the model's grid (train)
     result    the request is done. segment and refine: case, folder, volumes (labels, one_pass, prediction, atlas_image,
-              on the image's grid), correspondence (one_pass, final), figures (see `report.summary`), trace, labels,
-              refined, warnings. check: problems, notes, cases, labels, grid, … train: path, epochs, history, …
+              on the image's grid), correspondence (one_pass, final), disagreement (in [0, 1], on the model's grid),
+              figures (see `report.summary`), trace, labels, refined, warnings. check: problems, notes, cases, labels,
+              grid, … train: path, epochs, history, …
     error     the request failed, or was none: kind (a class's name, or "Unexpected"), message, hint, out_of_memory,
               traceback (of unexpected ones). The worker lives on
 

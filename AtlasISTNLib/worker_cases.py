@@ -14,6 +14,7 @@ import numpy as np
 
 from .bundle import Bundle, find_device, load_bundle
 from .configs import PlacementConfig, as_dict
+from .disagreements import disagreement
 from .errors import DivergenceError, WorkerError
 from .exchange import correspondence_to_files, grid_from_dict, volume_from_files, volume_to_files
 from .geometry import Grid
@@ -24,6 +25,7 @@ from .result import Result, Trace
 from .segmentation import refine, segment
 from .volume import Volume
 from .worker_requests import CaseRequest
+from .worker_steering import named_volume
 
 #: Models and cases that are kept.
 MOST_BUNDLES, MOST_CASES = 2, 3
@@ -45,6 +47,7 @@ class KeptCase:
         one_pass: what refinements begin from.
         last: the latest result.
         reference: true labels, where they were given.
+        given: entry and map of the labels that took the place of the ITN's prediction, where they were given.
     """
 
     bundle: Bundle
@@ -53,6 +56,7 @@ class KeptCase:
     one_pass: Result
     last: Result
     reference: Volume | None = None
+    given: tuple[Any, Any] = (None, None)
 
 
 class Cases:
@@ -91,19 +95,23 @@ class Cases:
         report(Progress("load", 1, 1))
         stop_if(cancel, "segmenting")
         placement = request.placement
-        result = segment(bundle, image, placement, report, cancel, request.low_memory)
-        return self._keep(request, KeptCase(bundle, image.grid, placement, result, result, reference))
+        target = None if request.target is None else named_volume(request.target)
+        mapping = request.target_map
+        result = segment(bundle, image, placement, report, cancel, request.low_memory, target, mapping)
+        case = KeptCase(bundle, image.grid, placement, result, result, reference, (request.target, mapping))
+        return self._keep(request, case)
 
     def refine(self, request: CaseRequest, report: Report, cancel: Cancel) -> tuple[KeptCase, str]:
-        """Refine a case from its one-pass result, segmenting the image first where it is not kept.
+        """Refine a case from its one-pass or last result, segmenting the image first where it is not kept.
 
         Returns:
             The case, and what went wrong on the way to a result that is good all the same; mostly empty.
         """
         case = self._warm(request) or self.segment(request, report, cancel)
         reference, problem = _reference(request, case.one_pass.image), ""
+        begin, steering = case.last if request.start == "current" else case.one_pass, request.steering.read()
         try:
-            result = refine(case.bundle, case.one_pass, request.config, report, cancel)
+            result = refine(case.bundle, begin, request.config, report, cancel, steering)
         except DivergenceError as error:
             if error.result is None or error.result.trace is None:
                 raise
@@ -123,6 +131,8 @@ class Cases:
         """The case of a request, if it is kept and nothing that it depends on has changed."""
         case = self._cases.get(request.case)
         if case is None or case.placement != request.placement or not _same_grid(request, case.image):
+            return None
+        if case.given != (request.target, request.target_map):
             return None
         if self._kept_bundle(request) is not case.bundle:
             return None
@@ -167,6 +177,7 @@ def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, repo
     if refined:
         writers["one_pass"] = lambda: volume_to_files(_compact(result.one_pass_labels), folder, f"{stem}one-pass")
         writers["first"] = lambda: correspondence_to_files(result.one_pass, folder, f"{stem}first")
+    writers["disagreement"] = lambda: volume_to_files(disagreement(result).map, folder, f"{stem}disagreement")
     writers["figures"] = lambda: summary(case.bundle, result, case.reference)
     made = {}
     report(Progress("write", 0, len(writers)))
@@ -183,6 +194,7 @@ def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, repo
             "atlas_image": made["atlas_image"],
         },
         "correspondence": {"one_pass": made.get("first", made["final"]), "final": made["final"]},
+        "disagreement": made["disagreement"],
         "figures": made["figures"],
         "trace": None if result.trace is None else _trace(result.trace),
         "labels": [asdict(label) for label in result.structures],
@@ -223,6 +235,9 @@ def _trace(trace: Trace) -> dict[str, Any]:
         "seconds": trace.seconds,
         "strength_voxel": list(trace.strength_voxel),
         "steps": [[step.step, step.total, step.a2s, step.s2a, step.reg] for step in trace.steps],
+        "steering": None if trace.steering is None else dict(trace.steering),
+        "landmarks": [asdict(mark) for mark in trace.landmarks],
+        "distances": [[step.landmarks, *step.distances] for step in trace.steps if step.distances],
     }
 
 

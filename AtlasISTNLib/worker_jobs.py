@@ -82,7 +82,7 @@ class Jobs:
         wanted = case_request("refine", request.fields)
         self._use_threads(wanted.threads)
         show = Previews(wanted.folder, request.number) if wanted.preview_seconds else None
-        report = Reporter(self._sender(request), show, wanted.preview_seconds)
+        report = Reporter(self._sender(request), show, wanted.preview_seconds, more=wanted.folding)
         case, problem = self._cases.refine(wanted, report, self._channel.cancelled)
         return answer(wanted, request.number, case, problem, report)
 

@@ -31,11 +31,18 @@ class Reporter:
         show: makes a preview of a step that has one: gives the event's values. Without it there are no previews.
         preview_seconds: between two previews, at least.
         clock: in seconds.
+        more: whether events have the further figures that a step can compute.
     """
 
     def __init__(
-        self, send: Send, show: Show | None = None, preview_seconds: float = 0.0, clock: Clock = time.monotonic
+        self,
+        send: Send,
+        show: Show | None = None,
+        preview_seconds: float = 0.0,
+        clock: Clock = time.monotonic,
+        more: bool = False,
     ) -> None:
+        self._more = more
         self._send, self._show, self._every, self._clock = send, show, preview_seconds, clock
         self._stage, self._first, self._began, self._sent = "", 0, 0.0, 0.0
         self._next_preview: float | None = None
@@ -53,7 +60,7 @@ class Reporter:
                 stage=progress.stage,
                 step=progress.step,
                 total=progress.total,
-                values=dict(progress.values),
+                values={**progress.values, **(progress.more() if self._more and progress.more else {})},
                 message=progress.message,
                 seconds_left=self._left(progress, now),
             )

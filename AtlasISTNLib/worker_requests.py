@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from .arguments import parse
 from .configs import PlacementConfig, RefineConfig, TrainConfig, from_dict
 from .errors import OutputError
 from .strict_json import Section
+from .worker_steering import Entry, SteeringRequest, entry_of, optional_entry, steering_request, value_map
+
+#: What a refinement begins at: the result of one pass, or the case's last one.
+STARTS = ("one-pass", "current")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class CaseRequest:
         folder: where the files of the answer go.
         config: of the refinement; None for one pass.
         preview_seconds: between two previews, at least; 0 for none.
+        target: entry of labels that take the place of the ITN's prediction, with its folder; None without.
+        target_map: which of their values is which of the model's.
+        steering: of the refinement.
+        start: what the refinement begins at, one of `STARTS`.
+        folding: whether the refinement's progress has the share of folded cells.
     """
 
     case: str
@@ -40,11 +49,16 @@ class CaseRequest:
     low_memory: bool
     image: Mapping[str, Any]
     image_folder: Path
-    reference: tuple[Mapping[str, Any], Path] | None
+    reference: Entry | None
     placement: PlacementConfig | None
     folder: Path
     config: RefineConfig | None = None
     preview_seconds: float = 0.0
+    target: Entry | None = None
+    target_map: Mapping[int, int] | None = None
+    steering: SteeringRequest = field(default_factory=SteeringRequest)
+    start: str = STARTS[0]
+    folding: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +91,7 @@ def case_request(do: str, values: Mapping[str, Any]) -> CaseRequest:
         OutputError: there is no such folder.
     """
     found = section(do, values)
-    image, image_folder = _entry(found.take("image", dict), found.at("image"))
-    reference = found.take("reference", dict, None)
+    image, image_folder = entry_of(found.take("image", dict), found.at("image"))
     placement = found.take("placement", dict, None)
     refining = do == "refine"
     request = CaseRequest(
@@ -89,12 +102,19 @@ def case_request(do: str, values: Mapping[str, Any]) -> CaseRequest:
         low_memory=found.take("low_memory", bool, False),
         image=image,
         image_folder=image_folder,
-        reference=None if reference is None else _entry(reference, found.at("reference")),
+        reference=optional_entry(found, "reference"),
         placement=None if placement is None else from_dict(PlacementConfig, placement),
         folder=existing_folder(found),
         config=from_dict(RefineConfig, found.take("config", dict, {})) if refining else None,
         preview_seconds=_seconds(found) if refining else 0.0,
+        target=optional_entry(found, "target"),
+        target_map=value_map(found, "target_map"),
+        steering=steering_request(found) if refining else SteeringRequest(),
+        start=found.one_of("start", STARTS, STARTS[0]) if refining else STARTS[0],
+        folding=found.take("folding", bool, False) if refining else False,
     )
+    if request.target_map is not None and request.target is None:
+        found.fail("target_map", "comes without a target", "give the target, too")
     found.close()
     return request
 
@@ -128,8 +148,8 @@ def train_request(do: str, values: Mapping[str, Any]) -> TrainRequest:
     _check_pattern(options, found)
     _take_model(options, found.take("model", dict, {}), found.at("model"))
     config = from_dict(TrainConfig, found.take("config", dict, {}))
-    for field in fields(TrainConfig):
-        setattr(options, field.name, getattr(config, field.name))
+    for name in (setting.name for setting in fields(TrainConfig)):
+        setattr(options, name, getattr(config, name))
     if options.output is not None and options.checkpoint is None:
         options.checkpoint = options.output.with_name(f"{options.output.name}.checkpoint")
     folder = existing_folder(found) if "folder" in found else None
@@ -148,12 +168,6 @@ def existing_folder(found: Section, key: str = "folder") -> Path:
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} for the answer does not exist", "was it removed?")
     return folder
-
-
-def _entry(values: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], Path]:
-    """An entry of a volume, and its folder; what is in the entry is for `volume_from_files` to check."""
-    found = Section(values, where)
-    return {key: value for key, value in values.items() if key != "folder"}, Path(found.take("folder", str))
 
 
 def _seconds(found: Section) -> float:

@@ -245,13 +245,13 @@ def test_log_is_shown_on_demand(segmenting, monkeypatch):
 def interrupted_at(monkeypatch, step: int, times: int) -> None:
     """Let Ctrl-C be pressed `times` at a step of the refinement."""
 
-    def pressed(bundle, result, config, report, cancel):
+    def pressed(bundle, result, config, report, cancel, steering):
         def reporting(progress):
             report(progress)
             for _ in range(times if progress.step == step else 0):
                 signal.raise_signal(signal.SIGINT)
 
-        return refine(bundle, result, config, reporting, cancel)
+        return refine(bundle, result, config, reporting, cancel, steering)
 
     monkeypatch.setattr(batch, "refine", pressed)
 
@@ -277,7 +277,7 @@ def test_second_interrupt_stops_at_once(segmenting, tmp_path, monkeypatch):
 
 
 def test_divergence_keeps_the_last_good_result(segmenting, tmp_path, monkeypatch):
-    def diverging(bundle, result, config, report, cancel):
+    def diverging(bundle, result, config, report, cancel, steering):
         good = refine(bundle, result, RefineConfig(2), report, cancel)
         raise DivergenceError("not finite", "", replace(good, trace=replace(good.trace, stopped="diverged")))
 
