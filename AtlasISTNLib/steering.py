@@ -23,7 +23,7 @@ from .manifest import Label
 from .volume import Volume, checked_labels, flattened
 
 #: Of a landmark pair, in the loss: per mm² of the mean squared distance.
-LANDMARK_WEIGHT = 0.01
+LANDMARK_WEIGHT = 0.001
 #: σ in voxels of the blur of a label map that is a target: as trained and published.
 _BLUR = 0.5
 #: Probabilities that were interpolated, or come from a network without a softmax, leave [0, 1] by so much at most.

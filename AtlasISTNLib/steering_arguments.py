@@ -27,7 +27,7 @@ def add_steering(parser: argparse.ArgumentParser) -> None:
         "two files of points (.csv, .fcsv, .mrk.json), in the atlas and on the image",
         **files,
     )
-    add("--landmark-weight", type=_number, metavar="w", help="of their mean squared distance, per mm² (default: 0.01)")
+    add("--landmark-weight", type=_number, metavar="w", help="of their mean squared distance, per mm² (default: 0.001)")
     add(
         "--label-weights",
         type=value_weights,

@@ -164,7 +164,7 @@ def test_answers_stay_in_their_folder(shared_worker, scan, tmp_path, an_image):
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p != folder}
     event = shared_worker.result("refine", **{**scan, "folder": str(folder)}, config={"iterations": 2, "mode": "field"})
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    named = [entry["array"] for entry in event["volumes"].values()]
+    named = [entry["array"] for entry in [*event["volumes"].values(), event["disagreement"]]]
     for entry in event["correspondence"].values():
         named += [entry["displacement"]["array"], entry["displacement_back"]["array"]]
     assert {p.name for p in folder.iterdir()} == set(named), "nothing but what was named"
