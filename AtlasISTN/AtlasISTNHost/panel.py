@@ -107,6 +107,9 @@ class Panel:
         if not self.refine_reason():
             self._run(lambda: self.session.refine(self._task(), self.refine.config(self.parameters)))
 
+    def auto_restart(self) -> None:
+        """Something that steers a refinement changed: with Auto on, refine again from where the last one is."""
+
     def segment_reason(self) -> str:
         """Why nothing can be segmented now; empty where it can."""
         parameters, model = self.parameters, self.input.model

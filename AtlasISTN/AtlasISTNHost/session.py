@@ -35,6 +35,9 @@ PREVIEW_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 
+#: Writes what a request needs besides the scan (volume node, its job folder) and gives the fields that name it.
+Extra = Callable[[Any, Path], Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -79,10 +82,14 @@ class _Run:
     task: Task
     volume_id: str
     folder: Path
-    then: RefineConfig | None
-    refining: bool
+    then: Callable[[], None] | None
+    config: RefineConfig | None
     frame: frames.Frame
     stopping: bool = False
+
+    @property
+    def refining(self) -> bool:
+        return self.config is not None
 
 
 class Session:
@@ -98,6 +105,9 @@ class Session:
         failure: of the last run; None when it went well.
         outcome: the last result, while its input is in the scene.
         nodes: the nodes that hold it.
+        on_preview_listeners: called with (correspondence, frame) while a refinement goes on, and when it goes back.
+        on_result_listeners: called with (outcome, nodes, task, config) after a result was written into the scene; the
+            config is None where nothing was refined.
     """
 
     def __init__(self, engine: Engine, jobs: JobFolders, on_change: Callable[[], None]) -> None:
@@ -106,6 +116,8 @@ class Session:
         self.failure: Failure | None = None
         self.outcome: results.Outcome | None = None
         self.nodes: Any = None
+        self.on_preview_listeners: list[Callable[[Any, frames.Frame], None]] = []
+        self.on_result_listeners: list[Callable[[results.Outcome, Any, Task, RefineConfig | None], None]] = []
         self._input_id = ""
         self._model: Entry | None = None
         self._run: _Run | None = None
@@ -127,22 +139,37 @@ class Session:
             return False
         return bool(volume.GetID() == self._input_id and model.key == self._model.key)
 
-    def segment(self, task: Task, then: RefineConfig | None = None) -> None:
+    def segment(
+        self, task: Task, then: RefineConfig | None = None, extra: Extra | None = None, then_extra: Extra | None = None
+    ) -> None:
         """Start segmenting; with `then`, refine as soon as there is a result.
+
+        Args:
+            task: what to segment.
+            then: of the refinement that follows.
+            extra: gives further fields of the request, such as "target".
+            then_extra: as `extra`, of the refinement that follows.
 
         Raises:
             AtlasISTNError: the input cannot be segmented; nothing was started.
         """
-        self._start("segment", task, then, {})
+        follow = None if then is None else lambda: self.refine(task, then, then_extra)
+        self._start("segment", task, extra, {}, None, follow)
 
-    def refine(self, task: Task, config: RefineConfig) -> None:
+    def refine(self, task: Task, config: RefineConfig, extra: Extra | None = None, start: str = "one-pass") -> None:
         """Start refining from the one-pass result, which the engine makes again where it has it no more.
+
+        Args:
+            task: what is refined.
+            config: of the refinement.
+            extra: gives further fields of the request, such as "steering".
+            start: "one-pass", or "current" to go on from the last result.
 
         Raises:
             AtlasISTNError: as `segment`.
         """
-        more = {"config": as_dict(config), "preview_seconds": PREVIEW_SECONDS}
-        self._start("refine", task, None, more)
+        more = {"config": as_dict(config), "preview_seconds": PREVIEW_SECONDS, "start": start, "folding": True}
+        self._start("refine", task, extra, more, config, None)
 
     def stop(self) -> None:
         """Ask the run to stop; what a refinement reached so far is kept."""
@@ -166,23 +193,31 @@ class Session:
 
     # What follows is called by the engine's client, in Qt's thread
 
-    def _start(self, do: str, task: Task, then: RefineConfig | None, more: Mapping[str, Any]) -> None:
+    def _start(
+        self,
+        do: str,
+        task: Task,
+        extra: Extra | None,
+        more: Mapping[str, Any],
+        config: RefineConfig | None,
+        then: Callable[[], None] | None,
+    ) -> None:
         if self._run is not None:
             return
         self.failure = None
         folder = self.jobs.new()
         try:
-            fields = self._fields(task, folder)
+            fields = {**self._fields(task, folder), **more, **(extra(task.volume, folder) if extra else {})}
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
         if do == "refine" and self.nodes is not None:
             surfaces.show_outlines(self.nodes.surfaces, True)
-        self._run = _Run(task, task.volume.GetID(), folder, then, do == "refine", frames.processing_frame(task.volume))
+        self._run = _Run(task, task.volume.GetID(), folder, then, config, frames.processing_frame(task.volume))
         self.status = Status("", None, _("Starting the engine…") if self.engine.state == "off" else _("Starting…"))
         accepted = self.engine.request(
             do,
-            {**fields, **more},
+            fields,
             on_progress=self._on_progress,
             on_preview=self._on_preview,
             on_result=self._on_result,
@@ -226,6 +261,7 @@ class Session:
             return
         correspondence = correspondence_from_files(event["correspondence"], run.folder)
         self._move_surfaces(run.task.model, correspondence, run.frame)
+        self._tell_preview(correspondence, run.frame)
 
     def _on_result(self, event: Mapping[str, Any]) -> None:
         run = self._run
@@ -246,12 +282,12 @@ class Session:
         self._end()
         self.failure = failure
         if failure is None and then is not None and self.outcome is not None:
-            self._again(run.task, then)
+            self._follow(then)
         self._changed()
 
-    def _again(self, task: Task, config: RefineConfig) -> None:
+    def _follow(self, then: Callable[[], None]) -> None:
         try:
-            self.refine(task, config)
+            then()
         except AtlasISTNError as error:
             self.failure = failure_of(error)
 
@@ -267,6 +303,12 @@ class Session:
         atlas = self._surfaces_of(run.task.model)
         self.nodes = results.write_outcome(outcome, volume, run.task.model.manifest, atlas)
         self.outcome, self._input_id, self._model = outcome, run.volume_id, run.task.model
+        for listener in self.on_result_listeners:
+            listener(outcome, self.nodes, run.task, run.config)
+
+    def _tell_preview(self, correspondence: Any, frame: frames.Frame) -> None:
+        for listener in self.on_preview_listeners:
+            listener(correspondence, frame)
 
     def _on_error(self, failure: Failure) -> None:
         run = self._run
@@ -279,7 +321,9 @@ class Session:
             volume = slicer.mrmlScene.GetNodeByID(self._input_id) if self._input_id else None
             if volume is not None:
                 grid = self.outcome.volumes["labels"].grid
-                self._move_surfaces(run.task.model, self.outcome.final, frames.frame_of_result(grid, volume))
+                frame = frames.frame_of_result(grid, volume)
+                self._move_surfaces(run.task.model, self.outcome.final, frame)
+                self._tell_preview(self.outcome.final, frame)
         self.failure = None if failure.kind == "Cancelled" else failure
         self._changed()
 
