@@ -36,6 +36,8 @@ class Outcome:
         figures: as `AtlasISTNLib.report.summary` gives them.
         trace: the course of the refinement; None without one.
         refined: whether there was one.
+        disagreement: where the atlas and what it was fitted to disagree, in [0, 1] on the model grid where it was placed
+            on the image; None where the engine did not say.
     """
 
     case: str
@@ -46,6 +48,7 @@ class Outcome:
     figures: dict[str, Any]
     trace: dict[str, Any] | None
     refined: bool
+    disagreement: Volume | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ def read_outcome(event: Mapping[str, Any]) -> Outcome:
         maps = [event["correspondence"][name] for name in ("one_pass", "final")]
         labels = tuple(Label(**{**entry, "color": tuple(entry["color"])}) for entry in event["labels"])
         case, figures, trace = str(event["case"]), dict(event["figures"]), event.get("trace")
-        refined = bool(event["refined"])
+        refined, map_entry = bool(event["refined"]), event.get("disagreement")
     except _WRONG as error:
         raise WorkerError(
             _("The engine's result makes no sense: {error}").format(error=error),
@@ -90,7 +93,8 @@ def read_outcome(event: Mapping[str, Any]) -> Outcome:
         ) from error
     found = {name: volume_from_files(entry, folder) for name, entry in entries.items()}
     one_pass, final = (correspondence_from_files(entry, folder) for entry in maps)
-    return Outcome(case, labels, found, one_pass, final, figures, trace, refined)
+    disagreement = None if map_entry is None else volume_from_files(map_entry, folder)
+    return Outcome(case, labels, found, one_pass, final, figures, trace, refined, disagreement)
 
 
 def write_outcome(

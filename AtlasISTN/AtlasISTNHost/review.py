@@ -29,6 +29,8 @@ JACOBIAN_COLORS = "jacobian-colors"
 #: Attribute of the atlas image on the patient: the opacity that it is asked to have, 0 when it is not there.
 _ATLAS_OPACITY = "AtlasISTN.Opacity"
 
+#: Roles of the maps that lie over the patient one at a time, and before the atlas's image.
+MAPS = (ours.JACOBIAN, "disagreement")
 #: Opacity of the Jacobian over the patient.
 JACOBIAN_OPACITY = 0.5
 #: At least so many lines of the warped grid cross the anatomy; their distance is 1, 2 or 5 times a power of ten, in mm.
@@ -77,7 +79,7 @@ def show_surfaces(result: Any, on: bool) -> None:
 def set_atlas_opacity(result: Any, input_node: Any, opacity: float) -> None:
     """Lay the atlas's image over the patient in all slice views whose background is the input.
 
-    At 0 the user's own foreground is there again. While the Jacobian is shown, it goes before the atlas's image.
+    At 0 the user's own foreground is there again. While one of `MAPS` is shown, it goes before the atlas's image.
 
     Args:
         result: a `results.Nodes`.
@@ -88,7 +90,8 @@ def set_atlas_opacity(result: Any, input_node: Any, opacity: float) -> None:
     if not ours.in_scene(atlas):
         return
     atlas.SetAttribute(_ATLAS_OPACITY, repr(float(opacity)) if opacity > 0 else None)
-    if overlays.covers(_jacobian_node(result, input_node)):
+    model = result.segmentation.GetAttribute(ours.MODEL)
+    if any(overlays.covers(ours.find(input_node.GetScene(), role, input_node, model)) for role in MAPS):
         return
     if opacity > 0:
         overlays.lay_over(input_node, atlas, opacity)
@@ -108,23 +111,36 @@ def show_jacobian(result: Any, input_node: Any, outcome: Any, on: bool) -> Any:
     Returns:
         the volume node: 1 where nothing changes, below where the atlas is compressed; None where there is none.
     """
-    scene, node = input_node.GetScene(), _jacobian_node(result, input_node)
+    node = _jacobian_node(result, input_node)
     if on and outcome is not None:
         node = _write_jacobian(result, input_node, outcome)
-    if node is None:
-        return None
-    opacity = result.atlas_image.GetAttribute(_ATLAS_OPACITY) if ours.in_scene(result.atlas_image) else None
+    if node is not None:
+        show_map(result, input_node, node, on, JACOBIAN_OPACITY)
+    return node
+
+
+def show_map(result: Any, input_node: Any, node: Any, on: bool, opacity: float) -> None:
+    """Lay a map over the patient with its legend, or take it off: then comes what was there before it.
+
+    Args:
+        result: a `results.Nodes`.
+        input_node: the patient's image.
+        node: the volume node of one of `MAPS`.
+        on: whether to show it.
+        opacity: in [0, 1].
+    """
+    atlas = result.atlas_image
+    before = atlas.GetAttribute(_ATLAS_OPACITY) if ours.in_scene(atlas) else None
     if on:
-        overlays.lay_over(input_node, node, JACOBIAN_OPACITY)
-    elif overlays.covers(node) and opacity:
-        overlays.lay_over(input_node, result.atlas_image, float(opacity))
+        overlays.lay_over(input_node, node, opacity)
+    elif overlays.covers(node) and before:
+        overlays.lay_over(input_node, atlas, float(before))
     else:
-        overlays.take_off(scene, node)
+        overlays.take_off(input_node.GetScene(), node)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
     if legend is not None:
         legend.SetVisibility(on)
         legend.Modified()  # it looks at what the views show only when it changes itself
-    return node
 
 
 def show_grid(result: Any, on: bool) -> Any:
