@@ -192,9 +192,8 @@ def test_what_is_ignored_does_not_matter(gamma, a_small_bundle, a_result, spoile
     assert found.trace.steering["ignore"] == "slab"
 
 
-def test_what_is_not_ignored_counts_as_always(a_small_bundle, a_result, spoiled):
+def test_what_is_not_ignored_counts_as_always(a_small_bundle, a_result):
     """The term is the sum over the voxels that count, over the number of all voxels."""
-    _, mask = spoiled
     placed = a_result.placement.grid
     halved = Volume.from_array((placed.points()[..., 2] > placed.center[2]).astype(np.uint8), placed)
     steering = Steering(ignore=halved, label_weights={3: 2.0, 7: 0.5})
