@@ -107,6 +107,7 @@ HOST_ROOM_PACKAGES = {"samples": {"SampleData"}, "torch_setup": {"PyTorchUtils"}
 WIDGET_ROOMS = {
     *("panel", "drawing", "input_section", "refine_section", "review_section", "export_section", "session"),
     *("scripting", "settings", "torch_setup", "engine", "inbox", "worker_process", "batch", "batch_run", "training"),
+    "disagreement_section",
 }
 
 # Attributes and methods by which a widget shows a text to the user

@@ -13,6 +13,7 @@ from AtlasISTNLib.errors import AtlasISTNError, ConfigError
 
 from . import batch_run, messages, nodes
 from .batch import BatchSection
+from .disagreement_section import DisagreementSection
 from .engine import Engine, Failure
 from .export_section import ExportSection
 from .input_section import InputSection
@@ -44,6 +45,7 @@ class Panel:
         self.input = InputSection(ui, self._on_input, self.session.show_failure)
         self.refine = RefineSection(ui, self.on_segment, self.on_refine, self.session.stop, self._on_strength)
         self.review = ReviewSection(ui, self.session, self.session.show_failure)
+        self.how_sure = DisagreementSection(ui, self.session, self.session.show_failure)
         self.export = ExportSection(ui, self.session, self.review, self.engine, self.session.show_failure)
         self.batch = BatchSection(ui, self._batch_settings, self.engine, self.jobs, self.session.show_failure)
         self.train = TrainSection(ui, lambda: self.input, self.jobs, self._on_trained, self.session.show_failure)
@@ -62,6 +64,7 @@ class Panel:
             self._first_choices(parameters)
             self._binding = parameters.connectGui(self.ui)
         self.review.bind(parameters)
+        self.how_sure.bind(parameters)
         self._follow_model()
         self.update()
 
@@ -72,6 +75,7 @@ class Panel:
                 self._follow_model()
             if self.parameters.strength and abs(self.parameters.strength - self.refine.strength) > 1e-9:
                 self.refine.show_strength(self.parameters.strength)
+            self.how_sure.apply()
             self.review.apply()
         self.update()
 
@@ -152,6 +156,7 @@ class Panel:
             self.review.show_result()
         if not self.session.busy:
             self.review.update(self.parameters, self.input.model)
+            self.how_sure.update(self.review.nodes)
             self.export.update()
         self.batch.update()
         self.train.update()

@@ -24,7 +24,7 @@ class AtlasISTNParameters:
     iterations, beta, gamma, learningRate (0: the mode's own), mode: of the refinement.
     refineAfter: refine as soon as there is something to refine.
     shown: which result the views show, "prediction", "one-pass" or "refined".
-    outlinesOnly, atlasOpacity, showSurfaces, showGrid, showJacobian: how they show it.
+    outlinesOnly, atlasOpacity, showSurfaces, showGrid, showJacobian, showDisagreement: how they show it.
     reference: a segmentation to measure against.
     """
 
@@ -44,4 +44,5 @@ class AtlasISTNParameters:
     showSurfaces: bool = True
     showGrid: bool = False
     showJacobian: bool = False
+    showDisagreement: bool = False
     reference: vtkMRMLSegmentationNode
