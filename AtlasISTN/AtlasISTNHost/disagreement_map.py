@@ -26,10 +26,11 @@ MAP = "disagreement"
 FIGURES = "disagreement-figures"
 MAP_COLORS = "disagreement-colors"
 
-#: Opacity of the map over the patient where it is 1.
-OPACITY = 0.9
-#: From here on the map covers what lies below it; towards 0 it fades to nothing.
-SOLID = 0.6
+#: Opacity of the map over the patient.
+OPACITY = 0.75
+#: Values below are not drawn: nothing to look at, as along every border of labels that are soft. Slicer's slices know
+#: colours that are drawn and colours that are not, and nothing between.
+LEAST = 0.1
 COLORS = 256
 # Of one order, dark to bright: what disagrees most is brightest.
 _RAMP = ((0.30, 0.0, 0.42), (0.80, 0.08, 0.40), (0.99, 0.45, 0.18), (1.0, 0.93, 0.35))
@@ -209,11 +210,11 @@ def jump(row: Row, input_node: Any) -> bool:
 
 
 def palette() -> NDArray[np.float64]:
-    """RGBA in [0, 1] of values at even steps from 0 to 1, (COLORS, 4)."""
+    """RGBA in [0, 1] of values at even steps from 0 to 1, (COLORS, 4); A is 0 below `LEAST`, else 1."""
     values = np.linspace(0, 1, COLORS)
     stops = np.linspace(0, 1, len(_RAMP))
     rgb = [np.interp(values, stops, [color[c] for color in _RAMP]) for c in range(3)]
-    return np.stack([*rgb, np.minimum(values / SOLID, 1)], axis=-1)
+    return np.stack([*rgb, values >= LEAST], axis=-1)
 
 
 def _row(entry: Mapping[str, Any], frame: frames.Frame) -> Row:
@@ -256,7 +257,7 @@ def _write_map(outcome: Any, result: Any, input_node: Any) -> None:
 
 
 def _color(node: Any) -> None:
-    """Colours from 0 to 1, whatever the values, that fade to nothing at 0; and a legend."""
+    """Colours from 0 to 1, whatever the values, none of them near 0; and a legend."""
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()

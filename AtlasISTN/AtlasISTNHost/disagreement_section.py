@@ -14,8 +14,8 @@ from . import disagreement_map, nodes, segments
 from .messages import Failure, failure_of
 from .session import Session
 
-#: Pixels of the table's rows and header, and so many rows are seen at once: the worst stand first.
-_ROW, _HEADER, _ROWS = 24, 30, 4
+#: Pixels of the table's rows and frame, and so many rows are seen at once: the worst stand first.
+_ROW, _FRAME, _ROWS = 22, 2, 5
 
 
 class DisagreementSection:
@@ -123,7 +123,8 @@ class DisagreementSection:
         header.setStretchLastSection(False)  # or the last column would keep the width of its contents
         table.resizeColumnsToContents()
         header.setStretchLastSection(True)
-        table.minimumHeight = table.maximumHeight = _HEADER + _ROW * min(len(rows), _ROWS)
+        height = header.sizeHint.height() + _FRAME + _ROW * min(len(rows), _ROWS)
+        table.minimumHeight = table.maximumHeight = height
 
     def _square(self, value: int) -> Any:
         """A structure's colour, as its segment has it now."""

@@ -36,8 +36,8 @@ class Outcome:
         figures: as `AtlasISTNLib.report.summary` gives them.
         trace: the course of the refinement; None without one.
         refined: whether there was one.
-        disagreement: where the atlas and what it was fitted to disagree, in [0, 1] on the model grid where it was placed
-            on the image; None where the engine did not say.
+        disagreement: where the atlas and what it was fitted to disagree, in [0, 1] on the model grid as it was placed;
+            None where the engine did not say.
     """
 
     case: str
