@@ -126,6 +126,7 @@ def refine(
     report: Report = silent,
     cancel: Cancel = never,
     steering: Steering | None = None,
+    brief: Cancel = never,
 ) -> Result:
     """Refine a result against the ITN's prediction; the bundle and the given result stay as they are.
 
@@ -139,6 +140,8 @@ def refine(
             `Correspondence` of that step and `more()` its "folding"; with landmarks there is "landmarks" besides.
         cancel: asked after every step; the best state so far is returned, its trace "cancelled".
         steering: what is to pull the atlas besides, or in place of, the ITN's prediction.
+        brief: asked where it is cancelled: whether the state is all that is wanted, to go on from. The correspondence
+            is then left coarse, which takes most of the time that is left.
 
     Raises:
         ConfigError: `result` was made with another model, or the steering does not fit the model or the image.
@@ -161,7 +164,7 @@ def refine(
             "take its one-pass result, another model, or a target of your own in mode field",
         )
     try:
-        return _Refinement(bundle, result, config, steering).run(report, cancel)
+        return _Refinement(bundle, result, config, steering).run(report, cancel, brief)
     except _OutOfMemory as error:
         raise DeviceError(f"{bundle.device} ran out of memory refining {result.image.name}", _OUT_OF_MEMORY) from error
 
@@ -195,7 +198,7 @@ class _Refinement:
         self.best: tuple[int, State] | None = None
         self.started = time.perf_counter()
 
-    def run(self, report: Report, cancel: Cancel) -> Result:
+    def run(self, report: Report, cancel: Cancel, brief: Cancel) -> Result:
         iterations, rate = self.config.iterations or 0, self.config.learning_rate or 0.0
         groups = [{"params": group, "lr": rate * share} for share, group in self.moving.parameters.items()]
         optimizer = torch.optim.Adam(groups)
@@ -216,7 +219,7 @@ class _Refinement:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        return self._finished(stopped)
+        return self._finished(stopped, fine=stopped == "finished" or not brief())
 
     def _loss(self, warp: Transformation, step: int) -> tuple[Tensor, Step, Tensor | None]:
         """L*, its terms and the displacement that they share; warps nothing that a zero weight makes needless."""
@@ -269,7 +272,7 @@ class _Refinement:
     def _seen(self, warp: Transformation, fine: bool = False) -> Correspondence:
         return _correspondence(self.bundle, warp, self.result.one_pass.image_grid, self.plane, fine)
 
-    def _finished(self, stopped: str) -> Result:
+    def _finished(self, stopped: str, fine: bool = True) -> Result:
         if self.best is None:
             return self.result
         index, state = self.best
@@ -277,7 +280,7 @@ class _Refinement:
         parts = (None if t is None else t.to(device) for t in (state.velocity, state.affine))
         with torch.no_grad():
             warp = self.bundle.model.transformation(*parts)
-            correspondence = self._seen(warp, fine=True)
+            correspondence = self._seen(warp, fine)
         seconds = time.perf_counter() - self.started
         trace = Trace(
             config=self.config,

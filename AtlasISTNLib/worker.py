@@ -22,7 +22,8 @@ Requests: {"id": whole number, "do": name, …}; null is as good as absent
               device, threads, overwrite, checkpoint (default: beside the output), cache, report, folder (for
               previews), preview_seconds. Goes on from the checkpoint if there is one
     forget    case: lets go of it
-    cancel    target: the id of the request that is to stop; has no answer
+    cancel    target: the id of the request that is to stop; has no answer itself. brief (true: of a refinement only the
+              state is kept, for another one that starts at "current"; its result is brief)
     quit      has no answer
 
 Events: {"id": number of the request or null, "event": name, …}; numbers that are not finite are null
@@ -41,7 +42,9 @@ Events: {"id": number of the request or null, "event": name, …}; numbers that 
     error     the request failed, or was none: kind (a class's name, or "Unexpected"), message, hint, out_of_memory,
               traceback (of unexpected ones). The worker lives on
 
-A cancelled refinement is a result whose trace says "cancelled"; so is one that diverged, if it had got anywhere. All
+A cancelled refinement is a result whose trace says "cancelled"; so is one that diverged, if it had got anywhere. One
+that was cancelled briefly has only case, brief (true), trace and warnings, and no files: reports and exports are of the
+result before it. All
 else that is cancelled is an error of kind "Cancelled"; a training has its checkpoint then.
 """
 

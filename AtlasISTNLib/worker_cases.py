@@ -19,7 +19,7 @@ from .errors import DivergenceError, WorkerError
 from .exchange import correspondence_to_files, grid_from_dict, volume_from_files, volume_to_files
 from .geometry import Grid
 from .manifest import FILES, MANIFEST, file_hash, find_model
-from .progress import Cancel, Progress, Report, stop_if
+from .progress import Cancel, Progress, Report, never, stop_if
 from .report import check_reference, summary
 from .result import Result, Trace
 from .segmentation import refine, segment
@@ -48,6 +48,8 @@ class KeptCase:
         last: the latest result.
         reference: true labels, where they were given.
         given: entry and map of the labels that took the place of the ITN's prediction, where they were given.
+        ongoing: what a refinement that was cancelled briefly had got to: newer than `last`, with a state to go on from
+            and nothing to look at.
     """
 
     bundle: Bundle
@@ -57,6 +59,7 @@ class KeptCase:
     last: Result
     reference: Volume | None = None
     given: tuple[Any, Any] = (None, None)
+    ongoing: Result | None = None
 
 
 class Cases:
@@ -101,22 +104,32 @@ class Cases:
         case = KeptCase(bundle, image.grid, placement, result, result, reference, (request.target, mapping))
         return self._keep(request, case)
 
-    def refine(self, request: CaseRequest, report: Report, cancel: Cancel) -> tuple[KeptCase, str]:
-        """Refine a case from its one-pass or last result, segmenting the image first where it is not kept.
+    def refine(
+        self, request: CaseRequest, report: Report, cancel: Cancel, brief: Cancel = never
+    ) -> tuple[KeptCase, str]:
+        """Refine a case from its one-pass or latest state, segmenting the image first where it is not kept.
+
+        Args:
+            request: what is asked for.
+            report, cancel, brief: see `segmentation.refine`.
 
         Returns:
             The case, and what went wrong on the way to a result that is good all the same; mostly empty.
         """
         case = self._warm(request) or self.segment(request, report, cancel)
         reference, problem = _reference(request, case.one_pass.image), ""
-        begin, steering = case.last if request.start == "current" else case.one_pass, request.steering.read()
+        begin = (case.ongoing or case.last) if request.start == "current" else case.one_pass
+        steering = request.steering.read()
         try:
-            result = refine(case.bundle, begin, request.config, report, cancel, steering)
+            result = refine(case.bundle, begin, request.config, report, cancel, steering, brief)
         except DivergenceError as error:
             if error.result is None or error.result.trace is None:
                 raise
             result, problem = error.result, f"{error.message}; {_STATES_KEPT}"
-        return self._keep(request, replace(case, last=result, reference=reference)), problem
+        trace = result.trace
+        if trace is not None and trace.stopped == "cancelled" and brief():
+            return self._keep(request, replace(case, ongoing=result, reference=reference)), problem
+        return self._keep(request, replace(case, last=result, ongoing=None, reference=reference)), problem
 
     def _keep(self, request: CaseRequest, case: KeptCase) -> KeptCase:
         # Copies, because a result holds on to every volume that was computed of it, and an answer needs them all.
@@ -196,11 +209,17 @@ def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, repo
         "correspondence": {"one_pass": made.get("first", made["final"]), "final": made["final"]},
         "disagreement": made["disagreement"],
         "figures": made["figures"],
-        "trace": None if result.trace is None else _trace(result.trace),
+        "trace": None if result.trace is None else {**_trace(result.trace), "start": request.start},
         "labels": [asdict(label) for label in result.structures],
         "refined": refined,
         "warnings": [*result.placement.warnings, *([problem] if problem else [])],
     }
+
+
+def brief_answer(case: str, ongoing: Result) -> dict[str, Any]:
+    """The values of an event "result" of a refinement that was cancelled briefly."""
+    trace = None if ongoing.trace is None else _trace(ongoing.trace)
+    return {"case": case, "brief": True, "trace": trace, "warnings": list(ongoing.placement.warnings)}
 
 
 class Previews:
@@ -272,4 +291,4 @@ def _stamps(place: Path) -> Iterator[tuple[str, int, int] | str]:
         yield file_hash(place / MANIFEST)  # short, and it holds the hashes of the others
 
 
-__all__ = ["MOST_BUNDLES", "MOST_CASES", "Cases", "KeptCase", "Previews", "answer"]
+__all__ = ["MOST_BUNDLES", "MOST_CASES", "Cases", "KeptCase", "Previews", "answer", "brief_answer"]

@@ -54,6 +54,7 @@ class Channel:
         self._source, self._target = source, target
         self._sending, self._writing, self._state = threading.Lock(), threading.Lock(), threading.Lock()
         self._stop, self._ended, self._closed = threading.Event(), threading.Event(), threading.Event()
+        self._brief = False
         self._queue: queue.Queue[Request | None] = queue.Queue()
         self._waiting: set[int] = set()
         self._cancelled: set[int] = set()
@@ -94,6 +95,7 @@ class Channel:
         request = None if self._ended.is_set() else self._queue.get()
         with self._state:
             self._stop.clear()
+            self._brief = False
             self._current = None if request is None else request.number
             if self._ended.is_set() or self._current in self._cancelled:
                 self._stop.set()
@@ -109,6 +111,10 @@ class Channel:
     def cancelled(self) -> bool:
         """Whether the current request is to stop."""
         return self._stop.is_set()
+
+    def briefly(self) -> bool:
+        """Whether whoever cancelled the current request wants no files, as it will go on from what was reached."""
+        return self._brief
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -176,7 +182,7 @@ class Channel:
             number = _number(values, "id")
             do = values.get("do")
             if do == "cancel":
-                self._cancel(_number(values, "target"))
+                self._cancel(_number(values, "target"), values.get("brief") is True)
             elif do == "quit":
                 self.end()
             elif isinstance(do, str):
@@ -194,9 +200,10 @@ class Channel:
         told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "out_of_memory": False}
         self.send("error", number, **told)
 
-    def _cancel(self, target: int) -> None:
+    def _cancel(self, target: int, brief: bool) -> None:
         with self._state:
             if target == self._current:
+                self._brief = self._brief if self._stop.is_set() else brief  # the first word holds
                 self._stop.set()
             elif target in self._waiting:
                 self._cancelled.add(target)

@@ -17,7 +17,7 @@ from .errors import ConfigError
 from .outputs import FORMATS, write_result
 from .progress import stop_if
 from .report import write_picture
-from .worker_cases import Cases, Previews, answer
+from .worker_cases import Cases, Previews, answer, brief_answer
 from .worker_channel import Channel, Request
 from .worker_progress import Reporter
 from .worker_requests import case_request, section, train_request
@@ -83,7 +83,10 @@ class Jobs:
         self._use_threads(wanted.threads)
         show = Previews(wanted.folder, request.number) if wanted.preview_seconds else None
         report = Reporter(self._sender(request), show, wanted.preview_seconds, more=wanted.folding)
-        case, problem = self._cases.refine(wanted, report, self._channel.cancelled)
+        channel = self._channel
+        case, problem = self._cases.refine(wanted, report, channel.cancelled, channel.briefly)
+        if case.ongoing is not None:
+            return brief_answer(wanted.case, case.ongoing)
         return answer(wanted, request.number, case, problem, report)
 
     def _report(self, request: Request) -> dict[str, Any]:

@@ -80,7 +80,9 @@ class Reporter:
     def _preview(self, progress: Progress) -> None:
         start = self._clock()
         if self._next_preview is None:
-            self._next_preview = start + self._every
+            if progress.step == self._first:
+                return  # of what it began at; the first change is shown at once
+            self._next_preview = start
         if start < self._next_preview or self._show is None:
             return
         try:

@@ -199,6 +199,31 @@ def test_previews_and_a_cancellation_in_mid_run(shared_worker, scan, a_small_bun
     assert len(times) <= 21 * seconds + 3
 
 
+def test_a_brief_cancellation_keeps_the_state_and_writes_nothing(shared_worker, scan, tmp_path):
+    first = shared_worker.result("refine", **scan, config={"iterations": 2, "mode": "field"})
+    before = sorted(path.name for path in tmp_path.iterdir())
+    number = shared_worker.ask("refine", **scan, config=LONG, start="current")
+    shared_worker.step(number, "refine", 5)
+    shared_worker.ask("cancel", target=number, brief=True)
+    shared_worker.ask("cancel", target=number)  # too late: half of it is left undone
+    event = shared_worker.answer(number)
+    assert event["brief"] is True
+    assert event["trace"]["stopped"] == "cancelled"
+    assert "volumes" not in event
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    reached = event["trace"]["steps"][event["trace"]["best"]][1]
+    assert reached < first["trace"]["steps"][first["trace"]["best"]][1]
+    onwards = shared_worker.result("refine", **scan, config={"iterations": 1, "mode": "field"}, start="current")
+    assert onwards["trace"]["steps"][0][1] == pytest.approx(reached, rel=1e-5), "it goes on from there"
+    assert onwards["trace"]["start"] == "current"
+    assert "brief" not in onwards
+    again = shared_worker.result("refine", **scan, config={"iterations": 0, "mode": "field"}, start="one-pass")
+    assert again["refined"] is False
+    fresh = shared_worker.result("refine", **scan, config={"iterations": 1, "mode": "field"}, start="current")
+    assert fresh["trace"]["steps"][0][1] == pytest.approx(first["trace"]["steps"][0][1], rel=1e-5)
+
+
 def test_a_queued_request_is_cancelled_before_it_begins(shared_worker, scan):
     number = shared_worker.ask("refine", **scan, config=LONG)
     waiting = shared_worker.ask("segment", **scan)

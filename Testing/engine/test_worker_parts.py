@@ -91,6 +91,13 @@ def test_previews_take_no_more_than_their_share(every, cost):
     assert len(times) >= 0.5 * (course.now - begun) / max(every + cost, cost / PREVIEW_SHARE)
 
 
+def test_the_first_change_is_shown_at_once():
+    course = Course(show=lambda _progress: {}, preview_seconds=5.0)
+    course.run("refine", 20, 0.5, preview=lambda: None)
+    times = [when - course.of("progress")[0][0] for when, _ in course.of("preview")]
+    assert times == pytest.approx([0.5, 5.5])
+
+
 def test_a_full_disk_ends_the_previews_and_nothing_else():
     def show(progress: Progress) -> dict[str, Any]:
         raise OutputError("no space left")
