@@ -49,6 +49,8 @@ class Outcome:
     trace: dict[str, Any] | None
     refined: bool
     disagreement: Volume | None = None
+    state: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,7 @@ def read_outcome(event: Mapping[str, Any]) -> Outcome:
         labels = tuple(Label(**{**entry, "color": tuple(entry["color"])}) for entry in event["labels"])
         case, figures, trace = str(event["case"]), dict(event["figures"]), event.get("trace")
         refined, map_entry = bool(event["refined"]), event.get("disagreement")
+        state, warnings = str(event.get("state") or ""), tuple(str(text) for text in event.get("warnings") or ())
     except _WRONG as error:
         raise WorkerError(
             _("The engine's result makes no sense: {error}").format(error=error),
@@ -94,7 +97,7 @@ def read_outcome(event: Mapping[str, Any]) -> Outcome:
     found = {name: volume_from_files(entry, folder) for name, entry in entries.items()}
     one_pass, final = (correspondence_from_files(entry, folder) for entry in maps)
     disagreement = None if map_entry is None else volume_from_files(map_entry, folder)
-    return Outcome(case, labels, found, one_pass, final, figures, trace, refined, disagreement)
+    return Outcome(case, labels, found, one_pass, final, figures, trace, refined, disagreement, state, warnings)
 
 
 def write_outcome(
