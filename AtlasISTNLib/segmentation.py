@@ -169,6 +169,27 @@ def refine(
         raise DeviceError(f"{bundle.device} ran out of memory refining {result.image.name}", _OUT_OF_MEMORY) from error
 
 
+def resumed(
+    bundle: Bundle, result: Result, state: State, target: Volume | None = None, trace: Trace | None = None
+) -> Result:
+    """The refined result of the same image that had another state.
+
+    Args:
+        bundle: the model of `result`.
+        result: any result of the image.
+        state, target, trace: of the result that is wanted; without a trace that is the one-pass result.
+    """
+    plane = Plane.of(result.image.grid) if result.image.grid.ndim > bundle.config.ndim else None
+    parts = (None if t is None else t.to(bundle.device) for t in (state.velocity, state.affine))
+    with torch.no_grad():
+        warp = bundle.model.transformation(*parts)
+        found = result.one_pass
+        if trace is not None:
+            found = _correspondence(bundle, warp, result.one_pass.image_grid, plane)
+    placement = _with_border_warnings(result.placement, bundle, None, warp)
+    return replace(result, correspondence=found, state=state, target=target, trace=trace, placement=placement)
+
+
 def resolved(config: RefineConfig, bundle: Bundle) -> RefineConfig:
     """A config with every None replaced by the model's own default."""
     own = bundle.refinement
@@ -380,4 +401,4 @@ def _kept(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().cpu().clone()
 
 
-__all__ = ["LEARNING_RATES", "refine", "resolved", "segment"]
+__all__ = ["LEARNING_RATES", "refine", "resolved", "resumed", "segment"]

@@ -13,9 +13,10 @@ Requests: {"id": whole number, "do": name, …}; null is as good as absent
               values of its progress), steering: {target (as image), target_map, ignore (a mask, as image), landmarks
               ({atlas, image: [[x, y, z], …] LPS mm, weight, names}), label_weights ({"label": weight, …}), certainty}.
               Begins at the one-pass result of the case, which it makes first if the worker does not have it any more,
-              or with start "current" at its last one
-    report    case, path: writes report.png of the case's last result
-    export    case, folder; format, overwrite, picture, source: writes the files of a segmented case
+              or with start "current" at its last one, or at that with the given state. A worker that does not have
+              this any more begins at the one-pass result and says so among the warnings
+    report    case, path; state: writes report.png of the case's last result, or of that with the given state
+    export    case, folder; state, format, overwrite, picture, source: writes the files of a segmented case
     check     data (and pattern, channel) or images and labels; label ([{"value", "name"}, …]), ignore_other_labels,
               window, shape, spacing, place_on_labels, config (a TrainConfig)
     train     all of check's, output, name; model (parts of a ModelConfig), title, description, licence, citation,
@@ -37,7 +38,8 @@ Events: {"id": number of the request or null, "event": name, …}; numbers that 
     preview   step; correspondence (refine), or image and labels of the atlas on the model's grid (train)
     result    the request is done. segment and refine: case, folder, volumes (labels, one_pass, prediction, atlas_image,
               on the image's grid), correspondence (one_pass, final), disagreement (in [0, 1], on the model's grid),
-              figures (see `report.summary`), trace, labels, refined, warnings. check: problems, notes, cases, labels,
+              figures (see `report.summary`), trace, labels, refined, warnings, state (a name of what the result had
+              got to: the last some of them can be gone back to). check: problems, notes, cases, labels,
               grid, … train: path, epochs, history, …
     error     the request failed, or was none: kind (a class's name, or "Unexpected"), message, hint, out_of_memory,
               traceback (of unexpected ones). The worker lives on

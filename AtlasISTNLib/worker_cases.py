@@ -22,9 +22,10 @@ from .manifest import FILES, MANIFEST, file_hash, find_model
 from .progress import Cancel, Progress, Report, never, stop_if
 from .report import check_reference, summary
 from .result import Result, Trace
-from .segmentation import refine, segment
+from .segmentation import refine, resumed, segment
 from .volume import Volume
 from .worker_requests import CaseRequest
+from .worker_states import States
 from .worker_steering import named_volume
 
 #: Models and cases that are kept.
@@ -32,6 +33,7 @@ MOST_BUNDLES, MOST_CASES = 2, 3
 #: Previews of one request that lie on disk; whoever wants them has read the older ones.
 _MOST_PREVIEWS = 16
 _STATES_KEPT = "the state before it was kept"
+_STATE_GONE = "The engine does not have the state of that result any more; the refinement began at the one-pass result"
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class KeptCase:
         given: entry and map of the labels that took the place of the ITN's prediction, where they were given.
         ongoing: what a refinement that was cancelled briefly had got to: newer than `last`, with a state to go on from
             and nothing to look at.
+        state: what the state of `last` is kept under.
     """
 
     bundle: Bundle
@@ -60,6 +63,7 @@ class KeptCase:
     reference: Volume | None = None
     given: tuple[Any, Any] = (None, None)
     ongoing: Result | None = None
+    state: str = ""
 
 
 class Cases:
@@ -68,26 +72,33 @@ class Cases:
     def __init__(self) -> None:
         self._bundles: OrderedDict[tuple[str, str], tuple[object, Bundle]] = OrderedDict()
         self._cases: OrderedDict[str, KeptCase] = OrderedDict()
+        self._states = States()
 
     def clear(self) -> None:
         """Let go of everything."""
         self._bundles.clear()
         self._cases.clear()
+        self._states.clear()
 
     def forget(self, case: str) -> None:
         """Let go of a case, if it is there."""
         self._cases.pop(case, None)
+        self._states.forget(case)
 
-    def find(self, case: str) -> KeptCase:
-        """A case that is kept.
+    def find(self, case: str, state: str | None = None) -> KeptCase:
+        """A case that is kept, brought back to an earlier state of it where one is named.
 
         Raises:
-            WorkerError: it is not.
+            WorkerError: it is not, or the state is not.
         """
         if case not in self._cases:
             raise WorkerError(f"the engine does not have the case '{case}' any more", "segment the image again")
         self._cases.move_to_end(case)
-        return self._cases[case]
+        found = self._recalled(case, self._cases[case], state)
+        if found is None:
+            raise WorkerError("the engine does not have the state of this result any more", "refine the image again")
+        self._cases[case] = found
+        return found
 
     def segment(self, request: CaseRequest, report: Report, cancel: Cancel) -> KeptCase:
         """Segment an image in one pass and keep it."""
@@ -118,20 +129,36 @@ class Cases:
         """
         case = self._warm(request) or self.segment(request, report, cancel)
         reference, problem = _reference(request, case.one_pass.image), ""
-        begin = (case.ongoing or case.last) if request.start == "current" else case.one_pass
+        begin = case.one_pass
+        if request.start == "current":
+            recalled = self._recalled(request.case, case, request.state)
+            case, problem = (case, _STATE_GONE) if recalled is None else (recalled, "")
+            begin = case.one_pass if recalled is None else case.ongoing or case.last
         steering = request.steering.read()
         try:
             result = refine(case.bundle, begin, request.config, report, cancel, steering, brief)
         except DivergenceError as error:
             if error.result is None or error.result.trace is None:
                 raise
-            result, problem = error.result, f"{error.message}; {_STATES_KEPT}"
+            result, problem = error.result, "; ".join(filter(None, (problem, error.message, _STATES_KEPT)))
         trace = result.trace
         if trace is not None and trace.stopped == "cancelled" and brief():
             return self._keep(request, replace(case, ongoing=result, reference=reference)), problem
         return self._keep(request, replace(case, last=result, ongoing=None, reference=reference)), problem
 
+    def _recalled(self, name: str, case: KeptCase, state: str | None) -> KeptCase | None:
+        """The case with an earlier result as its last one; None where the state of that is not kept any more."""
+        if state is None or state == case.state:
+            return case
+        kept = self._states.find(name, case.bundle, state)
+        if kept is None:
+            return None
+        last = resumed(case.bundle, case.one_pass, kept.state, kept.target, kept.trace)
+        return replace(case, last=last, ongoing=None, state=state)
+
     def _keep(self, request: CaseRequest, case: KeptCase) -> KeptCase:
+        if case.ongoing is None:
+            case = replace(case, state=self._states.keep(request.case, case.bundle, case.last))
         # Copies, because a result holds on to every volume that was computed of it, and an answer needs them all.
         kept = replace(case, one_pass=replace(case.one_pass), last=replace(case.last))
         self._cases[request.case] = kept
@@ -212,6 +239,7 @@ def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, repo
         "trace": None if result.trace is None else {**_trace(result.trace), "start": request.start},
         "labels": [asdict(label) for label in result.structures],
         "refined": refined,
+        "state": case.state,
         "warnings": [*result.placement.warnings, *([problem] if problem else [])],
     }
 

@@ -92,8 +92,9 @@ class Jobs:
     def _report(self, request: Request) -> dict[str, Any]:
         found = section("report", request.fields)
         name, path = found.take("case", str), Path(found.take("path", str))
+        state = found.take("state", str, None)
         found.close()
-        case = self._cases.find(name)
+        case = self._cases.find(name, state)
         with self._channel.writing():
             write_picture(case.bundle, case.last, path, case.reference)
         return {"case": name, "path": str(path)}
@@ -103,8 +104,9 @@ class Jobs:
         name, folder = found.take("case", str), Path(found.take("folder", str))
         ending, overwrite = found.one_of("format", FORMATS, FORMATS[0]), found.take("overwrite", bool, False)
         picture, source = found.take("picture", bool, None), found.take("source", str, "")
+        state = found.take("state", str, None)
         found.close()
-        case, warnings = self._cases.find(name), []
+        case, warnings = self._cases.find(name, state), []
         if picture is None:
             picture = importlib.util.find_spec("matplotlib") is not None
             warnings = [] if picture else ["report.png was left out: the package matplotlib is not installed"]

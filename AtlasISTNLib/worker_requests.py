@@ -39,6 +39,7 @@ class CaseRequest:
         target_map: which of their values is which of the model's.
         steering: of the refinement.
         start: what the refinement begins at, one of `STARTS`.
+        state: of which earlier result of the case, where it begins at the current one; None for the last.
         folding: whether the refinement's progress has the share of folded cells.
     """
 
@@ -58,6 +59,7 @@ class CaseRequest:
     target_map: Mapping[int, int] | None = None
     steering: SteeringRequest = field(default_factory=SteeringRequest)
     start: str = STARTS[0]
+    state: str | None = None
     folding: bool = False
 
 
@@ -111,6 +113,7 @@ def case_request(do: str, values: Mapping[str, Any]) -> CaseRequest:
         target_map=value_map(found, "target_map"),
         steering=steering_request(found) if refining else SteeringRequest(),
         start=found.one_of("start", STARTS, STARTS[0]) if refining else STARTS[0],
+        state=found.take("state", str, None) if refining else None,
         folding=found.take("folding", bool, False) if refining else False,
     )
     if request.target_map is not None and request.target is None:

@@ -224,6 +224,48 @@ def test_a_brief_cancellation_keeps_the_state_and_writes_nothing(shared_worker, 
     assert fresh["trace"]["steps"][0][1] == pytest.approx(first["trace"]["steps"][0][1], rel=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["network", "field"])
+def test_it_goes_back_to_an_earlier_result_and_on_from_there(shared_worker, scan, tmp_path, mode):
+    def refine(**fields):
+        return shared_worker.result("refine", **scan, **fields)
+
+    def loss(event, step):
+        return event["trace"]["steps"][step][1]
+
+    first = refine(config={"iterations": 3, "mode": mode})
+    reached = loss(first, first["trace"]["best"])
+    direct = refine(config={"iterations": 4, "mode": mode}, start="current")
+    assert loss(direct, 0) == pytest.approx(reached, rel=1e-5)
+    refine(config={"iterations": 3, "mode": mode, "strength": 5e4})
+    again = refine(config={"iterations": 4, "mode": mode}, start="current", state=first["state"])
+    np.testing.assert_allclose(again["trace"]["steps"], direct["trace"]["steps"], rtol=1e-5)
+    np.testing.assert_array_equal(volumes_of(again)["labels"].array, volumes_of(direct)["labels"].array)
+    assert len({event["state"] for event in (first, direct, again)}) == 3
+
+    shared_worker.result("export", case="scan", folder=str(tmp_path / "first"), state=first["state"], picture=False)
+    exported = Volume.read(tmp_path / "first" / "labels.nii.gz")
+    np.testing.assert_array_equal(exported.array, volumes_of(first)["labels"].array)
+    onwards = refine(config={"iterations": 1, "mode": mode}, start="current")
+    assert loss(onwards, 0) == pytest.approx(reached, rel=1e-5), "what was exported is the last one now"
+
+
+def test_a_state_that_is_gone_is_said_to_be(shared_worker, scan, tmp_path):
+    one_pass = shared_worker.result("segment", **scan)
+    config = {"iterations": 2, "mode": "field"}
+    first = shared_worker.result("refine", **scan, config=config)
+    assert first["warnings"] == one_pass["warnings"]
+    back = shared_worker.result("refine", **scan, config=config, start="current", state=one_pass["state"])
+    assert back["trace"]["steps"] == first["trace"]["steps"]
+    assert back["warnings"] == one_pass["warnings"]
+    shared_worker.result("forget", case="scan")
+    event = shared_worker.result("refine", **scan, config=config, start="current", state=first["state"])
+    assert event["trace"]["steps"] == first["trace"]["steps"]
+    assert "one-pass" in event["warnings"][-1]
+    error = shared_worker.error("report", case="scan", path=str(tmp_path / "r.png"), state=first["state"])
+    assert error["kind"] == "WorkerError"
+    assert not (tmp_path / "r.png").exists()
+
+
 def test_a_queued_request_is_cancelled_before_it_begins(shared_worker, scan):
     number = shared_worker.ask("refine", **scan, config=LONG)
     waiting = shared_worker.ask("segment", **scan)
