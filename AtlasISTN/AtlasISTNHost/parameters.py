@@ -26,6 +26,14 @@ class AtlasISTNParameters:
     shown: which result the views show, "prediction", "one-pass" or "refined".
     outlinesOnly, atlasOpacity, showSurfaces, showGrid, showJacobian, showDisagreement: how they show it.
     reference: a segmentation to measure against.
+    fitTo: what the atlas is fitted to, "prediction", "edited" (the copy of it that the user edits) or "segmentation".
+    target: that segmentation.
+    targetMatches: which of its segments is which structure, as far as the user said; see `steer_choices`.
+    withoutNetwork: segment by the target, too.
+    ignoreRegion: whether a region is ignored.
+    ignored, ignoredSegment: the segmentation it is in, and its segment.
+    certainty: let the labels pull less where the prediction is uncertain.
+    structureWeights: how hard each structure pulls; see `steer_choices`.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -46,3 +54,12 @@ class AtlasISTNParameters:
     showJacobian: bool = False
     showDisagreement: bool = False
     reference: vtkMRMLSegmentationNode
+    fitTo: Annotated[str, Choice(["prediction", "edited", "segmentation"])] = "prediction"
+    target: vtkMRMLSegmentationNode
+    targetMatches: str = ""
+    withoutNetwork: bool = False
+    ignoreRegion: bool = False
+    ignored: vtkMRMLSegmentationNode
+    ignoredSegment: str = ""
+    certainty: bool = False
+    structureWeights: str = ""
