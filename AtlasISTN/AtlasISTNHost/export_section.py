@@ -147,7 +147,7 @@ class ExportSection:
         self.ui.exportStatusLabel.text += "<br>" + _("Drawing {name}…").format(name=path.name)
         taken = self.engine.request(
             "report",
-            {"case": outcome.case, "path": str(path)},
+            {"case": outcome.case, "path": str(path), "state": outcome.state or None},
             on_result=self._on_report,
             on_error=self._on_report_failed,
         )

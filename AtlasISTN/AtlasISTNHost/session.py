@@ -2,94 +2,39 @@
 
 A run goes: voxels of the input to a job folder, request to the engine, result read from the folder, nodes written.
 Until the last step nothing in the scene changes but our own surfaces, which follow a refinement while it runs and go
-back to the last result when it fails.
+back to the last result when it fails. A refinement that gives way to the next one is not written at all: the engine
+keeps its state, and the surfaces stay where they are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from AtlasISTNLib.configs import PlacementConfig, RefineConfig, as_dict
+from AtlasISTNLib.configs import RefineConfig, as_dict
 from AtlasISTNLib.errors import AtlasISTNError, VolumeError
 from AtlasISTNLib.exchange import correspondence_from_files
-from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.manifest import load_atlas
 
 from . import frames, nodes, results, surfaces
+from .course import Course
 from .engine import Engine, Failure
-from .jobs import JobFolders, save_volume
+from .jobs import JobFolders
 from .messages import failure_of
 from .models import Entry
+from .runs import Extra, Inputs, Run, Status, Task, status_of
 
 #: Seconds between two looks at a running refinement; the engine takes longer where a look costs more than a fifth.
 PREVIEW_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
-
-#: Writes what a request needs besides the scan (volume node, its job folder) and gives the fields that name it.
-Extra = Callable[[Any, Path], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to segment, with what and where.
-
-    Attributes:
-        volume: the input's node.
-        region: a box node or None.
-        model: the model.
-        device: "auto", "cpu", "cuda:0", …
-        threads: of the processor; 0 for all.
-        low_memory: work in smaller pieces.
-    """
-
-    volume: Any
-    region: Any
-    model: Entry
-    device: str = "auto"
-    threads: int = 0
-    low_memory: bool = False
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a run is.
-
-    Attributes:
-        stage: as the engine names it; "" before it said anything.
-        fraction: done of this stage in [0, 1]; None when not known.
-        text: one line for people.
-    """
-
-    stage: str
-    fraction: float | None
-    text: str
-
-
-@dataclass
-class _Run:
-    """A run that is going on."""
-
-    task: Task
-    volume_id: str
-    folder: Path
-    then: Callable[[], None] | None
-    config: RefineConfig | None
-    frame: frames.Frame
-    stopping: bool = False
-
-    @property
-    def refining(self) -> bool:
-        return self.config is not None
 
 
 class Session:
@@ -105,6 +50,8 @@ class Session:
         failure: of the last run; None when it went well.
         outcome: the last result, while its input is in the scene.
         nodes: the nodes that hold it.
+        unwritten: whether the engine has got further than that in a refinement that gave way; see `complete`.
+        course: of the refinement that goes on, or the last one.
         on_preview_listeners: called with (correspondence, frame) while a refinement goes on, and when it goes back.
         on_result_listeners: called with (outcome, nodes, task, config) after a result was written into the scene; the
             config is None where nothing was refined.
@@ -116,11 +63,15 @@ class Session:
         self.failure: Failure | None = None
         self.outcome: results.Outcome | None = None
         self.nodes: Any = None
+        self.unwritten = False
+        self.course = Course()
         self.on_preview_listeners: list[Callable[[Any, frames.Frame], None]] = []
         self.on_result_listeners: list[Callable[[results.Outcome, Any, Task, RefineConfig | None], None]] = []
         self._input_id = ""
         self._model: Entry | None = None
-        self._run: _Run | None = None
+        self._run: Run | None = None
+        self._last: tuple[Task, RefineConfig] | None = None  # of the last refinement
+        self._inputs = Inputs(jobs)
         self._atlases: dict[str, Mapping[int, Any]] = {}
 
     @property
@@ -131,7 +82,12 @@ class Session:
     @property
     def refining(self) -> bool:
         """Whether that is a refinement."""
-        return self._run is not None and self._run.refining
+        return self._run is not None and self._run.config is not None
+
+    @property
+    def previews(self) -> int:
+        """How many looks at the run there were."""
+        return 0 if self._run is None else self._run.previews
 
     def holds(self, volume: Any, model: Entry | None) -> bool:
         """Whether the last result is one of this input and model."""
@@ -169,22 +125,79 @@ class Session:
             AtlasISTNError: as `segment`.
         """
         more = {"config": as_dict(config), "preview_seconds": PREVIEW_SECONDS, "start": start, "folding": True}
+        if (
+            start == "current"
+            and self.outcome is not None
+            and self.outcome.state
+            and self.holds(task.volume, task.model)
+        ):
+            more["state"] = self.outcome.state  # the engine's last result may be another one than what is shown
         self._start("refine", task, extra, more, config, None)
+        if self._run is not None and self._run.config is config:
+            goes_on = start == "current" and (self.unwritten or self.outcome is not None)
+            self.course.begin(config, task.model.strength, goes_on)
+            self._last = (task, config)
+            self._changed()
+
+    def give_way(self) -> None:
+        """Ask the refinement to stop for another one that starts at "current": it is not written, see `unwritten`.
+
+        Before its first step it is waited for, as what the engine does until then would have to be done again.
+        """
+        run = self._run
+        if run is None or run.config is None or run.stopping or run.giving_way:
+            return
+        run.giving_way = True
+        self._give_way(run)
+
+    def complete(self) -> None:
+        """Write what refinements that gave way have reached, where no other one goes on from it."""
+        if self.busy or not self.unwritten or self._last is None:
+            return
+        task, config = self._last
+        self.unwritten = False  # whatever becomes of it: there is no second try
+        failure = self.failure
+        more = {"config": as_dict(replace(config, iterations=0)), "start": "current"}
+        try:
+            self._start("refine", task, None, more, config, None)
+        except AtlasISTNError as error:
+            self._go_back()
+            failure = failure or failure_of(error)
+        self.failure = failure or self.failure
+        self._changed()
 
     def stop(self) -> None:
         """Ask the run to stop; what a refinement reached so far is kept."""
         if self._run is not None and not self._run.stopping:
             self._run.stopping, self._run.then = True, None
             self.status = Status("stopping", None, _("Stopping…"))
-            self.engine.cancel()
+            if not self._run.cancelled:
+                self._run.cancelled = True
+                self.engine.cancel()
             self._changed()
 
     def forget(self) -> None:
         """Drop the last result, as when its scene is closed; a run that is going on is stopped and its result lost."""
         self.outcome, self.nodes, self._input_id, self._model = None, None, "", None
+        self.unwritten = False
+        self.course.clear()
         if self._run is not None:
             self._run.volume_id = ""
             self.stop()
+
+    def adopt(self, outcome: results.Outcome, written: Any, volume: Any, model: Entry) -> None:
+        """Take an earlier result, which has been written into the scene again, for the last one.
+
+        Args:
+            outcome: the result.
+            written: the nodes that hold it.
+            volume: its input.
+            model: its model.
+        """
+        self.outcome, self.nodes, self._input_id, self._model = outcome, written, volume.GetID(), model
+        self.failure = None
+        self._tell_preview(outcome.final, frames.frame_of_result(outcome.volumes["labels"].grid, volume))
+        self._changed()
 
     def show_failure(self, failure: Failure | None) -> None:
         """Set what went wrong outside of a run, or that nothing did."""
@@ -207,13 +220,13 @@ class Session:
         self.failure = None
         folder = self.jobs.new()
         try:
-            fields = {**self._fields(task, folder), **more, **(extra(task.volume, folder) if extra else {})}
+            fields = {**self._inputs.fields(task, folder), **more, **(extra(task.volume, folder) if extra else {})}
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
         if do == "refine" and self.nodes is not None:
             surfaces.show_outlines(self.nodes.surfaces, True)
-        self._run = _Run(task, task.volume.GetID(), folder, then, config, frames.processing_frame(task.volume))
+        self._run = Run(task, task.volume.GetID(), folder, then, config, frames.processing_frame(task.volume))
         self.status = Status("", None, _("Starting the engine…") if self.engine.state == "off" else _("Starting…"))
         accepted = self.engine.request(
             do,
@@ -228,29 +241,21 @@ class Session:
             self.failure = Failure("Busy", _("The engine is busy"), _("wait until it is done, or stop it"))
         self._changed()
 
-    def _fields(self, task: Task, folder: Path) -> dict[str, Any]:
-        """A request's fields; the voxels go to the folder."""
-        if task.model.manifest is None:
-            raise VolumeError(task.model.problem, "choose another model")
-        volume = frames.volume_from_node(task.volume)
-        placement = None if task.region is None else frames.placement_from_roi(task.region, task.volume)
-        return {
-            "model": str(task.model.path),
-            "device": task.device,
-            "threads": task.threads,
-            "low_memory": task.low_memory,
-            "image": save_volume(volume, folder),
-            "placement": as_dict(PlacementConfig(**placement)) if placement else None,
-            "folder": str(folder),
-            "case": _case_name(task, volume.grid, placement),
-        }
-
     def _on_progress(self, event: Mapping[str, Any]) -> None:
-        if self._run is None or self._run.stopping:
+        run = self._run
+        if run is None or run.stopping:
             return
-        total, step = int(event.get("total") or 0), int(event.get("step") or 0)
-        self.status = Status(str(event["stage"]), step / total if total else None, _progress_text(event))
+        self.status = status_of(event)
+        run.stage = self.status.stage
+        if run.stage == "refine":
+            self.course.add(int(event.get("step") or 0), event.get("values") or {})
+            self._give_way(run)
         self._changed()
+
+    def _give_way(self, run: Run) -> None:
+        if run.giving_way and not run.cancelled and run.stage == "refine":
+            run.cancelled = True
+            self.engine.cancel(brief=True)
 
     def _on_preview(self, event: Mapping[str, Any]) -> None:
         run = self._run
@@ -260,12 +265,19 @@ class Session:
         if volume is None:
             return
         correspondence = correspondence_from_files(event["correspondence"], run.folder)
+        run.previews += 1
         self._move_surfaces(run.task.model, correspondence, run.frame)
         self._tell_preview(correspondence, run.frame)
 
     def _on_result(self, event: Mapping[str, Any]) -> None:
         run = self._run
         if run is None:
+            return
+        if event.get("brief"):
+            self.unwritten = bool(run.volume_id)
+            self.course.end(event.get("trace"))
+            self._end(hide=False)
+            self._changed()
             return
         failure, then = None, run.then
         try:
@@ -300,9 +312,14 @@ class Session:
                     _("The volume was removed from the scene while it was segmented"), _("its result was dropped")
                 )
             return  # the scene was closed
-        atlas = self._surfaces_of(run.task.model)
+        atlas = self.surfaces_of(run.task.model)
         self.nodes = results.write_outcome(outcome, volume, run.task.model.manifest, atlas)
         self.outcome, self._input_id, self._model = outcome, run.volume_id, run.task.model
+        self.unwritten = False
+        if run.config is not None:
+            self.course.end(outcome.trace)
+        else:
+            self.course.clear()
         for listener in self.on_result_listeners:
             listener(outcome, self.nodes, run.task, run.config)
 
@@ -317,25 +334,31 @@ class Session:
             self._changed()
             return
         self._end()
-        if run is not None and run.refining and self.outcome is not None and self.nodes is not None:
-            volume = slicer.mrmlScene.GetNodeByID(self._input_id) if self._input_id else None
-            if volume is not None:
-                grid = self.outcome.volumes["labels"].grid
-                frame = frames.frame_of_result(grid, volume)
-                self._move_surfaces(run.task.model, self.outcome.final, frame)
-                self._tell_preview(self.outcome.final, frame)
+        if run is not None and run.config is not None:
+            self._go_back()
         self.failure = None if failure.kind == "Cancelled" else failure
         self._changed()
 
-    def _end(self) -> None:
+    def _go_back(self) -> None:
+        """Surfaces as the last result has them."""
+        self.unwritten = False
+        volume = slicer.mrmlScene.GetNodeByID(self._input_id) if self._input_id else None
+        if volume is None or self.outcome is None or self.nodes is None or self._model is None:
+            return
+        frame = frames.frame_of_result(self.outcome.volumes["labels"].grid, volume)
+        self._move_surfaces(self._model, self.outcome.final, frame)
+        surfaces.show_outlines(self.nodes.surfaces, False)
+        self._tell_preview(self.outcome.final, frame)
+
+    def _end(self, hide: bool = True) -> None:
         if self._run is not None:
             self.jobs.remove(self._run.folder)
-            if self._run.refining and self.nodes is not None:
+            if self._run.config is not None and self.nodes is not None and hide:
                 surfaces.show_outlines(self.nodes.surfaces, False)
         self._run, self.status = None, None
 
-    def _surfaces_of(self, model: Entry) -> Mapping[int, Any]:
-        """The atlas's surfaces, made once for each model."""
+    def surfaces_of(self, model: Entry) -> Mapping[int, Any]:
+        """The atlas's surfaces of a model, made once."""
         if model.dimension < 3 or model.manifest is None:
             return {}
         version = json.dumps([str(model.path), model.manifest.about.version, _changed_at(model.path)])
@@ -346,14 +369,7 @@ class Session:
     def _move_surfaces(self, model: Entry, correspondence: Any, frame: frames.Frame) -> None:
         present = {value: node for value, node in self.nodes.surfaces.items() if nodes.in_scene(node)}
         if present:
-            surfaces.move_surfaces(present, self._surfaces_of(model), correspondence, frame)
-
-
-def _case_name(task: Task, grid: Grid, placement: Mapping[str, Any] | None) -> str:
-    """What the engine keeps a case under: another one as soon as anything of the input changes."""
-    image = task.volume.GetImageData()
-    parts = [task.volume.GetID(), image.GetMTime(), asdict(grid), placement, task.model.key]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+            surfaces.move_surfaces(present, self.surfaces_of(model), correspondence, frame)
 
 
 def _changed_at(path: Path) -> float:
@@ -361,22 +377,4 @@ def _changed_at(path: Path) -> float:
     return place.stat().st_mtime if place.exists() else 0.0
 
 
-def _progress_text(event: Mapping[str, Any]) -> str:
-    stage, step, total = str(event["stage"]), int(event.get("step") or 0), int(event.get("total") or 0)
-    values = event.get("values") or {}
-    text = {
-        "start": str(event.get("message") or _("Starting the engine…")),
-        "load": _("Loading the model…"),
-        "place": _("Looking for the anatomy…"),
-        "predict": _("Predicting…"),
-        "register": _("Warping the atlas…"),
-        "write": _("Bringing the result to the scan…"),
-    }.get(stage, stage)
-    if stage == "refine":
-        text = _("Step {step} of {total}").format(step=step, total=total)
-        if values.get("total") is not None:
-            text += _(", loss {loss:.4g}").format(loss=float(values["total"]))
-    left = event.get("seconds_left")
-    if left is not None and float(left) >= 1:
-        text += _(", {seconds:.0f} s left").format(seconds=float(left))
-    return text
+__all__ = ["PREVIEW_SECONDS", "Extra", "Session", "Status", "Task"]
