@@ -168,15 +168,19 @@ class Engine:
         self._tell()
         return number
 
-    def cancel(self) -> None:
-        """Ask the worker to stop what it does; its answer comes as any other, as a result or as an error."""
+    def cancel(self, brief: bool = False) -> None:
+        """Ask the worker to stop what it does; its answer comes as any other, as a result or as an error.
+
+        Args:
+            brief: of a refinement only the state is to be kept, for the next one to go on from.
+        """
         request = self._request
         if request is None or request.cancelling is not None:
             return
         request.cancelling = 0.0
         if self._state == "busy" and self._process is not None:
             self._number += 1
-            self._process.send({"id": self._number, "do": "cancel", "target": request.number})
+            self._process.send({"id": self._number, "do": "cancel", "target": request.number, "brief": brief})
         else:  # not sent yet
             self._request = None
             self._inbox.add(partial(self._fail, request, Failure("Cancelled", _("The request was cancelled"))))

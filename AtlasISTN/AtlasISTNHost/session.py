@@ -161,8 +161,9 @@ class Session:
         try:
             self._start("refine", task, None, more, config, None)
         except AtlasISTNError as error:
-            self._go_back()
             failure = failure or failure_of(error)
+        if self._run is None:  # it was not even begun
+            self._go_back()
         self.failure = failure or self.failure
         self._changed()
 
@@ -195,7 +196,8 @@ class Session:
             model: its model.
         """
         self.outcome, self.nodes, self._input_id, self._model = outcome, written, volume.GetID(), model
-        self.failure = None
+        self.failure, self.unwritten = None, False
+        self.course.show(outcome.trace)
         self._tell_preview(outcome.final, frames.frame_of_result(outcome.volumes["labels"].grid, volume))
         self._changed()
 
@@ -303,7 +305,7 @@ class Session:
         except AtlasISTNError as error:
             self.failure = failure_of(error)
 
-    def _keep(self, run: _Run, event: Mapping[str, Any]) -> None:
+    def _keep(self, run: Run, event: Mapping[str, Any]) -> None:
         outcome = results.read_outcome(event)
         volume = slicer.mrmlScene.GetNodeByID(run.volume_id) if run.volume_id else None
         if volume is None:
@@ -316,10 +318,7 @@ class Session:
         self.nodes = results.write_outcome(outcome, volume, run.task.model.manifest, atlas)
         self.outcome, self._input_id, self._model = outcome, run.volume_id, run.task.model
         self.unwritten = False
-        if run.config is not None:
-            self.course.end(outcome.trace)
-        else:
-            self.course.clear()
+        self.course.end(outcome.trace)
         for listener in self.on_result_listeners:
             listener(outcome, self.nodes, run.task, run.config)
 
