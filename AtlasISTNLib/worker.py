@@ -14,7 +14,8 @@ Requests: {"id": whole number, "do": name, …}; null is as good as absent
               ({atlas, image: [[x, y, z], …] LPS mm, weight, names}), label_weights ({"label": weight, …}), certainty}.
               Begins at the one-pass result of the case, which it makes first if the worker does not have it any more,
               or with start "current" at its last one, or at that with the given state. A worker that does not have
-              this any more begins at the one-pass result and says so among the warnings
+              this any more begins at the one-pass result and says so among the warnings. No iterations give that
+              result itself, completed where it is brief
     report    case, path; state: writes report.png of the case's last result, or of that with the given state
     export    case, folder; state, format, overwrite, picture, source: writes the files of a segmented case
     check     data (and pattern, channel) or images and labels; label ([{"value", "name"}, …]), ignore_other_labels,

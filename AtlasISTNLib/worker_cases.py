@@ -135,6 +135,8 @@ class Cases:
             case, problem = (case, _STATE_GONE) if recalled is None else (recalled, "")
             begin = case.one_pass if recalled is None else case.ongoing or case.last
         steering = request.steering.read()
+        if begin is case.ongoing and request.config is not None and request.config.iterations == 0:
+            begin = resumed(case.bundle, begin, begin.state, begin.target, begin.trace)  # with all that it lacks
         try:
             result = refine(case.bundle, begin, request.config, report, cancel, steering, brief)
         except DivergenceError as error:

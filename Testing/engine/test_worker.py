@@ -218,10 +218,21 @@ def test_a_brief_cancellation_keeps_the_state_and_writes_nothing(shared_worker, 
     assert onwards["trace"]["steps"][0][1] == pytest.approx(reached, rel=1e-5), "it goes on from there"
     assert onwards["trace"]["start"] == "current"
     assert "brief" not in onwards
-    again = shared_worker.result("refine", **scan, config={"iterations": 0, "mode": "field"}, start="one-pass")
-    assert again["refined"] is False
-    fresh = shared_worker.result("refine", **scan, config={"iterations": 1, "mode": "field"}, start="current")
-    assert fresh["trace"]["steps"][0][1] == pytest.approx(first["trace"]["steps"][0][1], rel=1e-5)
+
+
+def test_what_was_cancelled_briefly_can_be_completed(shared_worker, scan, tmp_path):
+    number = shared_worker.ask("refine", **scan, config=LONG)
+    shared_worker.step(number, "refine", 5)
+    shared_worker.ask("cancel", target=number, brief=True)
+    brief = shared_worker.answer(number)
+    event = shared_worker.result("refine", **scan, config={"iterations": 0, "mode": "field"}, start="current")
+    assert event["trace"] == {**brief["trace"], "start": "current"}, "its course is the one that was cancelled"
+    assert event["refined"] is True
+    final = correspondence_from_files(event["correspondence"]["final"], tmp_path)
+    assert final.displacement.grid.shape[0] > 1.5 * final.image_grid.shape[0], "not as coarse as a preview"
+    onwards = shared_worker.result("refine", **scan, config={"iterations": 1, "mode": "field"}, start="current")
+    reached = brief["trace"]["steps"][brief["trace"]["best"]][1]
+    assert onwards["trace"]["steps"][0][1] == pytest.approx(reached, rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["network", "field"])
