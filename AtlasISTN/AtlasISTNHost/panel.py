@@ -16,6 +16,7 @@ from .batch import BatchSection
 from .disagreement_section import DisagreementSection
 from .engine import Engine, Failure
 from .export_section import ExportSection
+from .history_section import HistorySection
 from .input_section import InputSection
 from .jobs import JobFolders
 from .models import Entry
@@ -44,6 +45,7 @@ class Panel:
         self.session = Session(self.engine, self.jobs, self.update)
         self.input = InputSection(ui, self._on_input, self.session.show_failure)
         self.refine = RefineSection(ui, self.on_segment, self.on_refine, self.session.stop, self._on_strength)
+        self.history = HistorySection(ui, self.session, self.session.show_failure)
         self.review = ReviewSection(ui, self.session, self.session.show_failure)
         self.how_sure = DisagreementSection(ui, self.session, self.session.show_failure)
         self.export = ExportSection(ui, self.session, self.review, self.engine, self.session.show_failure)
@@ -63,6 +65,7 @@ class Panel:
         if parameters is not None:
             self._first_choices(parameters)
             self._binding = parameters.connectGui(self.ui)
+        self.history.bind(parameters)
         self.review.bind(parameters)
         self.how_sure.bind(parameters)
         self._follow_model()
@@ -88,6 +91,7 @@ class Panel:
     def scene_closed(self) -> None:
         """Called before a scene is closed: nothing of it is used from here on."""
         self.session.forget()
+        self.history.scene_closed()
         self.bind(None)
 
     def close(self) -> None:
@@ -95,6 +99,7 @@ class Panel:
         self.batch.close()
         self.engine.stop()  # both engines end at once; each is then waited for, because Slicer may have no more timers
         self.bind(None)
+        self.history.close()
         self.review.close()
         self.train.close()
         self.engine.stop(wait_ms=3000)
@@ -154,6 +159,7 @@ class Panel:
         if self.session.outcome is not self._seen:
             self._seen = self.session.outcome
             self.review.show_result()
+        self.history.update(self.parameters.inputVolume if self.parameters is not None else None, self.input.model)
         if not self.session.busy:
             self.review.update(self.parameters, self.input.model)
             self.how_sure.update(self.review.nodes)
