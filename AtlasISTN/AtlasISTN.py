@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -48,11 +49,25 @@ class AtlasISTN(ScriptedLoadableModule):
         ).format(article=ARTICLE)
         # SampleData is another module: it can be told of ours once all of them are there.
         slicer.app.connect("startupCompleted()", register_samples)
+        # So is the Segment Editor, which is told of our effect.
+        slicer.app.connect("startupCompleted()", register_effect)
 
 
 def register_samples() -> None:
     """Add the bundled scans to SampleData."""
     AtlasISTNLogic().room("samples").register()
+
+
+def register_effect() -> None:
+    """Add the effect "Atlas fit" to the Segment Editor."""
+    try:
+        import qSlicerSegmentationsEditorEffectsPythonQt as effects
+    except ImportError:
+        logging.getLogger(__name__).warning("the Segment Editor is absent, and with it the effect Atlas fit")
+        return
+    effect = effects.qSlicerSegmentEditorScriptedEffect(None)
+    if effect.setPythonSource((Path(__file__).resolve().parent / "AtlasISTNEffects" / "AtlasFitEffect.py").as_posix()):
+        effect.self().register()
 
 
 class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

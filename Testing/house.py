@@ -102,12 +102,17 @@ HOST = MODULE / "AtlasISTNHost"
 HOST_PACKAGES = {"numpy", "SimpleITK", "vtk", "vtkmodules", "slicer"}
 WIDGET_PACKAGES = {"qt", "ctk"}
 # Modules of Slicer that one room alone may ask for
-HOST_ROOM_PACKAGES = {"samples": {"SampleData"}, "torch_setup": {"PyTorchUtils"}}
+HOST_ROOM_PACKAGES = {
+    "samples": {"SampleData"},
+    "torch_setup": {"PyTorchUtils"},
+    "AtlasISTN": {"qSlicerSegmentationsEditorEffectsPythonQt"},
+    "AtlasFitEffect": {"SegmentEditorEffects", "qSlicerSegmentationsEditorEffectsPythonQt", "AtlasISTN", "qt"},
+}
 # The rooms that show something or run a process. All others are tested with a scene and without Qt.
 WIDGET_ROOMS = {
     *("panel", "drawing", "input_section", "refine_section", "review_section", "export_section", "session"),
     *("scripting", "settings", "torch_setup", "engine", "inbox", "worker_process", "batch", "batch_run", "training"),
-    "disagreement_section",
+    *("disagreement_section", "fit_effect", "fit_widgets"),
 }
 
 # Attributes and methods by which a widget shows a text to the user

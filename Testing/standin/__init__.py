@@ -35,6 +35,7 @@ _ROOMS = {
     "UnansweredDialogError": "dialogs",
     "close_module": "scripted_module",
     "packages": "",
+    "segment_editor": "",
     "picture": "views",
 }
 

@@ -48,7 +48,7 @@ def start() -> Any:
 
 def _start_slicer(application: Any) -> Any:
     """Slicer's own part: slicer.app, slicer.i18n and so on."""
-    for room in ("i18n", "scripted_module", "parameter_nodes"):
+    for room in ("i18n", "scripted_module", "parameter_nodes", "segment_editor"):
         importlib.import_module(f"{__package__}.{room}").install()
     started = importlib.import_module(f"{__package__}.application").install(application)
     if importlib.util.find_spec(f"{__package__}.sample_data") is not None:
