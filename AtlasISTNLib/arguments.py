@@ -78,6 +78,7 @@ TRAIN_HELP = {
     "batch_size": "cases per step, over all GPUs together",
     "learning_rate": "Adam's at the start",
     "halve_every": "epochs in which the learning rate halves; 0 keeps it",
+    "clip": "largest norm of a step's gradients; 0 for any",
     "strength": "λ, weight of the smoothness",
     "strength_size": "voxels along an axis of the grid that λ was chosen for; λ is then carried to this grid; "
     "0 takes it as it is",
@@ -89,6 +90,7 @@ TRAIN_HELP = {
     "after each epoch, as published",
     "center_atlas": "also move the atlas towards the mean of all deformations",
     "part": "joint trains both networks, itn the segmentation network alone",
+    "joint_from": "first epoch in which the registration network and the atlas take part in a joint training",
     "segmentation_loss": "the published mean squared error, or cross-entropy and soft Dice of a softmax",
     "segmentation_weight": "of that loss; 0 leaves the segmentation network to the registration terms",
     "couple": "let the registration terms train the segmentation network, too",

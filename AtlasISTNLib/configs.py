@@ -23,6 +23,8 @@ PLACEMENTS = ("auto", "center", "given")
 STN_INPUTS = ("prediction", "image")
 #: How the ITN ends: linear, as published, or with a softmax over the labels.
 ITN_OUTPUTS = ("linear", "softmax")
+#: What follows each of the ITN's convolutions while it is trained.
+ITN_NORMS = ("none", "batch")
 #: L_s: the published mean squared error, or cross-entropy and soft Dice of the softmax.
 SEGMENTATION_LOSSES = ("mse", "cross-entropy-dice")
 #: How label maps come to the model grid: averaged over its voxels with a smooth weight, interpolated at their centres,
@@ -56,6 +58,8 @@ class ModelConfig:
         stn_input: "prediction" is Atlas-ISTN; "image" registers the atlas image to the image, as VoxelMorph does, and
             leaves the ITN unused.
         itn_output: "linear" as published, or "softmax", which a training with cross-entropy needs.
+        itn_norm: "none" as published, or "batch": batch normalisation while the ITN is trained, which many labels and
+            images of any contrast need to be learnt in reasonable time. The trained model has it in its convolutions.
     """
 
     labels: int
@@ -69,6 +73,7 @@ class ModelConfig:
     squarings: int = 6
     stn_input: str = "prediction"
     itn_output: str = "linear"
+    itn_norm: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -82,6 +87,7 @@ class ModelConfig:
         _one_of("direction", self.direction, DIRECTIONS)
         _one_of("stn_input", self.stn_input, STN_INPUTS)
         _one_of("itn_output", self.itn_output, ITN_OUTPUTS)
+        _one_of("itn_norm", self.itn_norm, ITN_NORMS)
         if len(self.itn_channels) != 4 or min(self.itn_channels) < 1:
             raise ConfigError(f"itn_channels needs four positive widths, not {self.itn_channels}")
         if len(self.stn_channels) != 3 or min(self.stn_channels) < 1:
@@ -202,6 +208,7 @@ class TrainConfig:
         batch_size: cases per step, over all processes together.
         learning_rate: Adam's at the start.
         halve_every: epochs in which the learning rate halves, exponentially; 0 keeps it.
+        clip: largest norm of all gradients of a step together; 0 for any.
         strength: λ, in the paper's units.
         strength_size: voxels along an axis of the grid that λ was chosen for; λ is then carried to this training's grid
             so that it stays the same in voxel units. 0 takes λ as it is.
@@ -214,6 +221,8 @@ class TrainConfig:
             the atlas is centred, it is always the latter.
         center_atlas: after each epoch, also move the atlas by η of the mean velocity of all cases, towards mean zero.
         part: "joint", or "itn" for the segmentation network alone.
+        joint_from: the first epoch of a joint training in which the STN and the atlas take part; until then the ITN is
+            trained alone, which costs a fraction. 0 for all.
         segmentation_loss: L_s: "mse" as published, or "cross-entropy-dice".
         segmentation_weight: of L_s; 0 leaves the ITN to the registration terms.
         couple: whether the registration terms also train the ITN, as in the released code, through the prediction that
@@ -244,6 +253,7 @@ class TrainConfig:
     batch_size: int = 4
     learning_rate: float = 1e-3
     halve_every: int = 0
+    clip: float = 0.0
     strength: float = 500.0
     strength_size: int = 0
     omega_midpoint: float | None = None
@@ -253,6 +263,7 @@ class TrainConfig:
     atlas_update: str = "running"
     center_atlas: bool = False
     part: str = "joint"
+    joint_from: int = 0
     segmentation_loss: str = "mse"
     segmentation_weight: float = 1.0
     couple: bool = True
@@ -278,7 +289,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("halve_every", 0), ("strength_size", 0), ("folds", 0)):
             _whole(name, getattr(self, name), low)
-        for name in ("fold", "patience", "seed", "late_epoch"):
+        for name in ("fold", "patience", "seed", "late_epoch", "joint_from"):
             _whole(name, getattr(self, name), 0)
         for name, choices in (
             ("part", PARTS),
@@ -291,7 +302,16 @@ class TrainConfig:
         for name in ("center_atlas", "couple", "amp"):
             _flag(name, getattr(self, name))
         _positive("learning_rate", self.learning_rate)
-        for name in ("strength", "segmentation_weight", "label_blur", "rotation", "translation", "scale", "elastic"):
+        for name in (
+            "clip",
+            "strength",
+            "segmentation_weight",
+            "label_blur",
+            "rotation",
+            "translation",
+            "scale",
+            "elastic",
+        ):
             _at_least(name, getattr(self, name), 0)
         for name in ("intensity", "noise", "blur", "bias", "prediction_noise"):
             _at_least(name, getattr(self, name), 0)
@@ -348,6 +368,10 @@ class TrainConfig:
             return self.strength
         steps = math.prod(n - 1 for n in shape) ** (1 / len(shape))
         return self.strength * (steps / (self.strength_size - 1)) ** 2
+
+    def part_in(self, epoch: int) -> str:
+        """What an epoch, counted from 1, trains."""
+        return "itn" if epoch < self.joint_from else self.part
 
     def omega(self, epoch: int) -> float:
         """ω of an epoch, counted from 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,17 @@ class AtlasISTN(nn.Module):
         if config.convention == "reference":
             return Transformation(reference_affine(affine), velocity, config)
         return Transformation(metric_affine(affine, self.half_extent), velocity, config)
+
+
+def without_normalisation(model: AtlasISTN) -> AtlasISTN:
+    """The model with its ITN's batch normalisation, if it has any, in the convolutions; gives the same."""
+    if model.config.itn_norm == "none":
+        return model
+    config = replace(model.config, itn_norm="none")
+    plain = AtlasISTN(config, model.half_extent, model.atlas_image, model.atlas_labels)
+    plain.itn.load_state_dict(model.itn.folded())
+    plain.stn.load_state_dict(model.stn.state_dict())
+    return channels_last(plain.to(model.atlas_image.device), False)
 
 
 def channels_last(model: AtlasISTN, rounds_alike: bool = True) -> AtlasISTN:

@@ -1,7 +1,8 @@
 """The two networks: the ITN, a U-net that predicts soft labels, and the STN, which predicts a transformation.
 
 Layers follow the released code (widths are settings), so that its weights fit after renaming; see `reference`. No layer
-uses normalisation over space: the ITN gives the same answer on a crop as on a whole image, away from the crop's border.
+of a trained model uses normalisation over space: the ITN gives the same answer on a crop as on a whole image, away from
+the crop's border. Batch normalisation of a training goes into the convolutions at its end.
 Sizes need not be multiples of anything: inputs are padded inside and outputs cut.
 """
 
@@ -18,6 +19,11 @@ from .warp import cropped
 
 _CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _INTERPOLATE = {2: "bilinear", 3: "trilinear"}
+
+_BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+#: Share of one batch in the statistics that stay: small, because a batch of volumes is few images.
+_MOMENTUM = 0.02
+_EPSILON = 1e-5
 
 #: The U-net halves three times; the STN's affine head once more.
 ITN_MULTIPLE = 8
@@ -91,21 +97,45 @@ class ITN(nn.Module):
         self.merge2 = conv(c + b, b, 3, padding=1)
         self.merge1 = conv(b + a, a, 3, padding=1)
         self.leave = conv(a, config.labels, 1)
+        self.norms: nn.ModuleDict | None = None
+        if config.itn_norm == "batch":
+            norm = _BATCH_NORM[config.ndim]
+            widths = {name: layer.get_parameter("weight").shape[0] for name, layer in self.named_children()}
+            self.norms = nn.ModuleDict(
+                {name: norm(width, _EPSILON, _MOMENTUM) for name, width in widths.items() if name != "leave"}
+            )
         if config.convention == "metric":
             _initialise(self, [self.down1, self.down2, self.down3, self.leave])
 
     def forward(self, image: Tensor) -> Tensor:
         shape = image.shape[2:]
-        x1 = F.relu(self.enter2(F.relu(self.enter1(_pad(image, ITN_MULTIPLE, "replicate")))))
-        x2 = F.relu(self.level2(self.down1(x1)))
-        x3 = F.relu(self.level3(self.down2(x2)))
-        x4 = F.relu(self.level4(self.down3(x3)))
-        x3 = F.relu(_merged(self.merge3, _up(x4), x3, self.joined))
-        x2 = F.relu(_merged(self.merge2, _up(x3), x2, self.joined))
-        x1 = F.relu(_merged(self.merge1, _up(x2), x1, self.joined))
+        x0 = F.relu(self._layer("enter1", _pad(image, ITN_MULTIPLE, "replicate")))
+        x1 = F.relu(self._layer("enter2", x0))
+        x2 = F.relu(self._layer("level2", self._layer("down1", x1)))
+        x3 = F.relu(self._layer("level3", self._layer("down2", x2)))
+        x4 = F.relu(self._layer("level4", self._layer("down3", x3)))
+        x3 = F.relu(self._layer("merge3", _up(x4), x3))
+        x2 = F.relu(self._layer("merge2", _up(x3), x2))
+        x1 = F.relu(self._layer("merge1", _up(x2), x1))
         # Contiguous, since sampling is slow on channels that lie last.
         soft = cropped(self.leave(x1), shape).contiguous()
         return soft.softmax(dim=1) if self.softmax else soft
+
+    def _layer(self, name: str, below: Tensor, across: Tensor | None = None) -> Tensor:
+        layer = self.get_submodule(name)
+        x: Tensor = layer(below) if across is None else _merged(layer, below, across, self.joined)
+        return x if self.norms is None else self.norms[name](x)
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """Weights of an ITN without normalisation that gives what this one gives after its training."""
+        weights = {key: value.clone() for key, value in self.state_dict().items() if not key.startswith("norms.")}
+        for name, norm in {} if self.norms is None else self.norms.items():
+            scale = norm.get_parameter("weight") * torch.rsqrt(norm.get_buffer("running_var") + _EPSILON)
+            weight, bias = f"{name}.weight", f"{name}.bias"
+            weights[weight] *= scale.reshape(-1, *[1] * (weights[weight].ndim - 1))
+            weights[bias] = (weights[bias] - norm.get_buffer("running_mean")) * scale + norm.get_parameter("bias")
+        return weights
 
 
 class STN(nn.Module):

@@ -34,6 +34,7 @@ def joint_loss(
     config: TrainConfig,
     disturbance: Tensor | None = None,
     warped: Callable[[Tensor], None] | None = None,
+    part: str | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of a batch and its terms by name: "segmentation", "a2s", "s2a", "reg".
 
@@ -42,13 +43,14 @@ def joint_loss(
         labels: (N, K, *shape), soft.
         omega: ω of this epoch.
         strength: λ on this grid.
-        config: gives the part that is trained, L_s with its weight, and whether the networks are coupled.
+        config: gives L_s with its weight, and whether the networks are coupled.
         disturbance: (N, K−1, *shape), added to the foreground of the prediction that the STN sees, and to nothing else.
         warped: told the points (N, *shape, D) in CUBE of the images for the atlas's voxels, without gradient.
+        part: what is trained, "joint" or "itn"; by default what the config says.
     """
     zero = torch.zeros((), device=image.device)
     terms = {"segmentation": zero, "a2s": zero, "s2a": zero, "reg": zero}
-    prediction, warp = _outputs(model, image, config, disturbance)
+    prediction, warp = _outputs(model, image, config, part or config.part, disturbance)
     if model.config.stn_input == "prediction":
         distance = label_distance if config.segmentation_loss == "mse" else cross_entropy_dice
         terms["segmentation"] = distance(prediction, labels)
@@ -68,7 +70,7 @@ def joint_loss(
 
 
 def _outputs(
-    model: AtlasISTN, image: Tensor, config: TrainConfig, disturbance: Tensor | None
+    model: AtlasISTN, image: Tensor, config: TrainConfig, part: str, disturbance: Tensor | None
 ) -> tuple[Tensor, Transformation | None]:
     """Prediction and transformation; no transformation when only the ITN is trained."""
     # Convolutions alone run in lower precision: the warps' squarings would lose what they add up.
@@ -78,12 +80,12 @@ def _outputs(
         if model.config.stn_input == "prediction":
             prediction = model.itn(image)
         velocity = affine = None
-        if config.part == "joint":
+        if part == "joint":
             seen = prediction if config.couple else prediction.detach()
             if disturbance is not None and model.config.stn_input == "prediction":
                 seen = torch.cat([seen[:, :1], seen[:, 1:] + disturbance], dim=1)
             velocity, affine = model.stn(model.stn_input(seen, image))
-    if config.part == "itn":
+    if part == "itn":
         return prediction.float(), None
     parts = (None if t is None else t.float() for t in (velocity, affine))
     return prediction.float(), model.transformation(*parts)

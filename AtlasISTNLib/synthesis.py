@@ -48,6 +48,8 @@ WATCHED = 4
 #: Control points of the deformation's velocity, and of bias and texture, along each axis.
 _VELOCITY_INTERVALS = (2, 6)
 _BIAS_POINTS, _TEXTURE_POINTS, _CLUSTER_POINTS = (2, 5), (8, 24), (4, 12)
+#: Standard deviation of the greys of images that are alike, and the share of negatives among them.
+_ALIKE, _NEGATIVE = 0.06, 0.3
 _KINDS = ("percentile", "z-score")
 
 
@@ -195,6 +197,7 @@ class _Luts:
         channels = {label.value: index for index, label in enumerate(table.structures)}
         self.channel = torch.tensor([channels.get(v, 0) for v in values])
         self.group = torch.tensor([groups[v] for v in values])
+        self.greys = torch.tensor([table.grey(v) for v in values])
         self.kept = _members(table.kept, count)
         self.fringe = _members(table.fringe, count)
 
@@ -234,6 +237,10 @@ def _tissues(
     device, d = values[0].device, len(shape)
     count = len(luts.group)
     mean, spread = dice.uniform(count)[luts.group], dice.uniform(count)[luts.group] * config.spread
+    if config.alike and dice.one_in(config.alike):
+        # Bent and shifted together, then each a little by itself.
+        bent = luts.greys ** math.exp(dice.share(-0.5, 0.5)) + _ALIKE * dice.normal(count)[luts.group]
+        mean = (1 - bent if dice.one_in(_NEGATIVE) else bent).clamp(0, 1)
     mean[0] = dice.share(0, 0.2) if dice.one_in(0.5) else dice.share()
     stripped = luts.strips and dice.one_in(config.stripped)
     inside = None

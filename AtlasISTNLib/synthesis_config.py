@@ -15,6 +15,7 @@ _MOST: dict[str, float] = {
     "scale": 0.5,
     "elastic": 100,
     "flips": 1,
+    "alike": 1,
     "spread": 1,
     "clusters": 16,
     "stripped": 1,
@@ -43,6 +44,8 @@ class SynthesisConfig:
         scale: largest relative change of size.
         elastic: mm, largest velocity of a smooth random diffeomorphism, which its displacements seldom exceed.
         flips: share of the images that are mirrored left to right, their labels swapped; where a table pairs any.
+        alike: share of the images whose tissues keep near the table's greys, or near their negatives, so that anatomy
+            in contrasts that scanners do give is learnt first; in the others every tissue may have any grey.
         spread: largest standard deviation of a tissue's values, part of it as texture.
         clusters: most tissues that the background is made of, so that it is not flat; at least 1.
         stripped: share of the images in which only the table's labels "kept" remain; where it has any.
@@ -64,6 +67,7 @@ class SynthesisConfig:
     scale: float = 0.15
     elastic: float = 6.0
     flips: float = 0.5
+    alike: float = 0.0
     spread: float = 0.12
     clusters: int = 4
     stripped: float = 0.3

@@ -33,7 +33,7 @@ from .errors import ConfigError, DivergenceError
 from .geometry import Grid
 from .label_maps import MapCase
 from .label_table import LabelTable, pairs_by_name
-from .model import AtlasISTN, channels_last
+from .model import AtlasISTN, channels_last, without_normalisation
 from .objective import joint_loss
 from .prepared import Prepared, prepare
 from .progress import Cancel, Progress, Report, never, silent, stop_if
@@ -315,7 +315,7 @@ class _Training:
         }
         iterations = 50 if self.grid.ndim == 2 else 100
         refinement = RefineConfig(iterations, self.strength, 1.0, 0.0, None, "network")
-        model = self.model.eval().requires_grad_(False)
+        model = without_normalisation(self.model).eval().requires_grad_(False)
         bundle = Bundle(about, tuple(labels), self.grid, normalisation, refinement, model, record)
         image, soft = (Volume.from_array(t.numpy(), self.grid, "initial atlas") for t in self.initial)
         return Trained(bundle, tuple(self.so_far.history), (image, soft), training, validation, best)
@@ -331,7 +331,7 @@ class _Training:
         cases = self.training if self.maker is None else self.maker.repeated(self.training)
         shuffled = cases[torch.randperm(len(cases), generator=draw)]
         omega = config.omega(epoch)
-        joint = config.part == "joint" and config.updates_while_running and config.eta_in(epoch)
+        joint = config.part_in(epoch) == "joint" and config.updates_while_running and config.eta_in(epoch)
         self.mean = RunningMean(self.model) if joint and self.maker is None else None
         sums = torch.zeros(5, device=self.group.device)
         for batch in shuffled.split(config.batch_size):
@@ -344,7 +344,10 @@ class _Training:
             if stop:
                 return None
             sums += terms
+            if config.clip:
+                torch.nn.utils.clip_grad_norm_(self.moving, config.clip)
             self.optimizer.step()
+        self._share_statistics()
         self.group.add_up([sums])
         means = dict(zip(("loss", "segmentation", "a2s", "s2a", "reg"), (sums / len(shuffled)).tolist(), strict=True))
         if not torch.isfinite(sums[0]):
@@ -367,7 +370,8 @@ class _Training:
         noise = prediction_noise(own, labels.shape[1] - 1, self.grid, self.config, epoch, self.group.device)
         mean = self.mean
         warped = None if mean is None else lambda points: mean.add(image, labels, points)
-        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config, noise, warped)
+        part = self.config.part_in(epoch)
+        loss, terms = joint_loss(self.model, image, labels, omega, self.strength, self.config, noise, warped, part)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             return None
         (loss * (len(own) / len(batch))).backward()
@@ -385,11 +389,19 @@ class _Training:
         stopped, astray = flags.tolist()
         return stopped > 0, astray > 0
 
+    def _share_statistics(self) -> None:
+        """Let batch normalisation have the same statistics in all processes: the mean of theirs."""
+        if self.group.count > 1 and self.model.config.itn_norm == "batch":
+            statistics = [buffer for buffer in self.model.itn.buffers() if buffer.is_floating_point()]
+            self.group.add_up(statistics)
+            for buffer in statistics:
+                buffer /= self.group.count
+
     def _update_atlas(self, epoch: int) -> None:
         eta, config = self.config.eta_in(epoch), self.config
         if self.mean is not None:
             self.mean.move(self.model, len(self.training), self.group, eta)
-        elif eta and config.part == "joint":
+        elif eta and config.part_in(epoch) == "joint":
             cases, size = self.training, config.batch_size
             update_atlas(self.model, self.data, cases, size, self.group, eta, config.center_atlas)
 

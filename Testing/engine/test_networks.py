@@ -8,7 +8,7 @@ import torch
 
 from AtlasISTNLib.configs import ModelConfig
 from AtlasISTNLib.errors import ConfigError
-from AtlasISTNLib.model import AtlasISTN
+from AtlasISTNLib.model import AtlasISTN, without_normalisation
 from AtlasISTNLib.networks import ITN, STN, padded_shape
 from AtlasISTNLib.placement import _REACH
 from AtlasISTNLib.warp import identity
@@ -52,6 +52,27 @@ class TestITN:
         image = torch.rand(1, 1, 21, 18, dtype=torch.float64)
         padded = torch.nn.functional.pad(image, (0, 6, 0, 3), mode="replicate")
         np.testing.assert_allclose(itn(image), itn(padded)[:, :, :21, :18], atol=1e-13)
+
+    @pytest.mark.parametrize("shape", [(17, 24), (8, 16, 11)])
+    def test_batch_normalisation_goes_into_the_convolutions(self, shape):
+        config = ModelConfig(labels=3, shape=shape, itn_norm="batch", itn_output="softmax")
+        torch.manual_seed(3)
+        model = AtlasISTN(config, (1.0,) * len(shape), torch.rand(1, *shape), torch.rand(3, *shape)).double()
+        for norm in model.itn.norms.values():
+            torch.nn.init.uniform_(norm.weight, 0.5, 2)
+            torch.nn.init.normal_(norm.bias)
+        for _ in range(60):  # until the statistics that stay are of these images
+            model.itn(2 + 3 * torch.rand(2, 1, *shape, dtype=torch.float64))
+        image = 2 + 3 * torch.rand(1, 1, *shape, dtype=torch.float64)
+        model.eval()
+        plain = without_normalisation(model)
+        assert plain.config.itn_norm == "none"
+        assert not any("norm" in name for name in plain.state_dict())
+        with torch.no_grad():
+            np.testing.assert_allclose(plain.double().itn(image), model.itn(image), atol=1e-5)
+            assert float(model.itn(image).std()) > 1e-3
+            pair = plain.stn_input(model.itn(image))
+            np.testing.assert_allclose(plain.stn(pair)[0], model.stn(pair)[0], atol=1e-9)
 
     def test_output_is_linear_and_not_a_probability(self):
         out = seeded(ITN, ModelConfig(labels=3, shape=(16, 16)))(20 * torch.randn(1, 1, 16, 16, dtype=torch.float64))

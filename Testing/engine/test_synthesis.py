@@ -154,6 +154,16 @@ class TestImages:
         assert np.ptp(np.array(seen), axis=0).min() > 0.3
         assert (np.abs(np.diff(np.array(seen), axis=1)).max(axis=0) > 0.2).all()
 
+    def test_alike_images_have_the_tables_contrast_or_its_negative(self, make):
+        greys = replace(TABLE, greys=((0, 0.0), (5, 0.9), (6, 0.9), (20, 0.5), (30, 0.2)))
+        maker, signs = make(3, only(alike=1), greys), []
+        for epoch in range(1, 41):
+            image, _ = maker.batch(torch.tensor([0]), epoch, CPU)
+            seen = [float(along_x(image, x)) for x in (21, 0, 8)]  # skull, body, left kidney
+            assert seen in (sorted(seen), sorted(seen)[::-1])
+            signs.append(seen[0] < seen[2])
+        assert 0.5 < np.mean(signs) < 0.95
+
     def test_partners_look_alike_and_classes_do(self, make):
         alike = make(2, STILL, replace(TABLE, classes=((5, 20),)))
         apart = make(2, STILL)

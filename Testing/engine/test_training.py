@@ -17,7 +17,14 @@ from AtlasISTNLib import training
 from AtlasISTNLib.atlas_updates import RunningMean, update_atlas
 from AtlasISTNLib.augmentation import on_grid
 from AtlasISTNLib.bundle import About, Bundle, Label, half_extent, load_bundle, save_bundle
-from AtlasISTNLib.configs import DIRECTIONS, ModelConfig, NormalisationConfig, RefineConfig, TrainConfig
+from AtlasISTNLib.configs import (
+    DIRECTIONS,
+    ModelConfig,
+    NormalisationConfig,
+    PlacementConfig,
+    RefineConfig,
+    TrainConfig,
+)
 from AtlasISTNLib.datasets import Case
 from AtlasISTNLib.distributed import processes
 from AtlasISTNLib.errors import BundleError, Cancelled, ConfigError, DivergenceError, VolumeError
@@ -205,6 +212,48 @@ class TestVariants:
         for name, value in tensors_of(bundle).items():
             assert np.array_equal(value, tensors_of(other)[name]) == (not name.startswith("itn.")), name
         assert not np.array_equal(segment(bundle, letters[0].image).soft_prediction.array[1], 0)
+
+    def test_stn_and_atlas_take_part_from_a_later_epoch_on(self, letters):
+        config = replace(QUICK, epochs=3, joint_from=3, eta=0.5)
+        bundle, history = run(letters, config)
+        assert [entry["a2s"] > 0 for entry in history] == [False, False, True]
+        alone, _ = run(letters, replace(config, epochs=2))
+        untrained, _ = run(letters, replace(QUICK, part="itn", epochs=1))
+        for name, value in tensors_of(alone).items():
+            if not name.startswith("itn."):
+                np.testing.assert_array_equal(value, tensors_of(untrained)[name])
+                assert not np.array_equal(value, tensors_of(bundle)[name]), name
+
+    def test_batch_normalisation_is_gone_when_the_training_is_over(self, letters, tmp_path):
+        """The model's ITN does what the normalised one did on held-out cases, and a training with it goes on."""
+        config = replace(QUICK, epochs=3, validation=0.34, segmentation_loss="cross-entropy-dice", clip=1.0)
+        options = {"model_config": ModelConfig(2, GRID.shape, itn_output="softmax", itn_norm="batch")}
+        whole, history = run(letters, config, **options)
+        assert whole.config.itn_norm == "none"
+        scores = []
+        for case in letters:
+            if case.name in whole.training["validation"]:
+                result = segment(whole, case.image, PlacementConfig("center"))
+                found = result.soft_prediction.array.argmax(axis=0)
+                truth = case.labels.resampled(GRID, "nearest").array[0]
+                scores.append(2 * (found * truth).sum() / (found.sum() + truth.sum()))
+        assert np.mean(scores) == pytest.approx(history[-1]["dice_itn"], abs=0.05)
+        run(letters, replace(config, epochs=1), checkpoint=tmp_path / "c.ckpt", **options)
+        resumed, _ = run(letters, config, checkpoint=tmp_path / "c.ckpt", **options)
+        assert_same_model(resumed, whole)
+
+    def test_clipped_gradients(self, letters):
+        """Adam's steps do not depend on the gradients' size, but for its ε = 1e-8: far below it nothing moves."""
+        norms = []
+        for clip in (0.0, 1e-12):
+            bundle, _ = run(letters, replace(QUICK, epochs=1, clip=clip))
+            begun, _ = run(letters, replace(QUICK, epochs=1, learning_rate=1e-12))
+            moved = [
+                np.abs(a - b).max()
+                for a, b in zip(tensors_of(bundle).values(), tensors_of(begun).values(), strict=True)
+            ]
+            norms.append(max(moved))
+        assert norms[1] < 0.01 * norms[0]
 
     def test_images_are_registered_without_an_itn(self, letters):
         config = ModelConfig(labels=2, shape=GRID.shape, stn_input="image")
