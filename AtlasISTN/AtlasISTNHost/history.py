@@ -1,8 +1,9 @@
 """The history: every result of an input and a model, kept in the scene, with a way back to each of them.
 
-A result is recorded at once; what is large of it is packed later, when there is time (`settle`), and at the latest when
-the scene is saved. Going back writes the same nodes as the result did. A new result after that does not displace the
-ones that came after: what it was made from is its parent, undo leads there, and redo to where the last undo came from.
+A result is recorded at once; what is large of it is packed soon after, when there is time (`settle`). Slicer tells
+nobody that it is about to save a scene: until it is packed an entry is no part of what is saved. Going back writes the
+same nodes as the result did. A new result after that does not displace the ones that came after: what it was made from
+is its parent, undo leads there, and redo to where the last undo came from.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
+from AtlasISTNLib.configs import RefineConfig
 from AtlasISTNLib.correspondence import ATLAS_FROM_IMAGE, Correspondence, carried, part_around, place_of
 from AtlasISTNLib.errors import AtlasISTNError, VolumeError
 from AtlasISTNLib.exchange import grid_as_dict
@@ -95,8 +97,16 @@ class History:
 
     # What adds to it, and goes about in it
 
-    def record(self, outcome: results.Outcome, input_node: Any, model: Model) -> Entry:
+    def record(
+        self, outcome: results.Outcome, input_node: Any, model: Model, config: RefineConfig | None = None
+    ) -> Entry:
         """Keep a result that is shown now.
+
+        Args:
+            outcome: the result.
+            input_node: its scan.
+            model: its model.
+            config: what was asked for; None for one pass.
 
         Raises:
             VolumeError: it cannot be packed.
@@ -111,6 +121,7 @@ class History:
             time=datetime.now().isoformat(timespec="seconds"),
             state=outcome.state,
             notes=outcome.warnings,
+            own_rate=config is None or config.learning_rate is None,
             parent="" if before is None else before.key,
         )
         entry = described(outcome, entry)

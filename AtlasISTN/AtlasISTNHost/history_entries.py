@@ -45,6 +45,7 @@ class Entry:
         time: when it was made, ISO 8601, local.
         refined: whether it is a refinement; one pass otherwise.
         config: of the refinement, with every default filled in; empty without one.
+        own_rate: whether the learning rate was left to the mode.
         stopped: "finished", "cancelled" or "diverged"; empty without a refinement.
         start: what the refinement began at, "one-pass" or "current"; empty where nobody said.
         best: the step whose state was kept.
@@ -68,6 +69,7 @@ class Entry:
     time: str = ""
     refined: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    own_rate: bool = True
     stopped: str = ""
     start: str = ""
     best: int = 0

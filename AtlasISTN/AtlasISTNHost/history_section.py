@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import isnan
 from typing import Any
 
@@ -24,9 +25,9 @@ from .session import Session
 _PICTURE, _ROW, _LINE, _ROWS, _LINES = 60, 64, 24, 4, 6
 _FRAME = 2
 #: Milliseconds of rest after a result before it is packed into the scene, and between two that wait.
-_REST_MS = 1200
-
-_log = logging.getLogger(__name__)
+_REST_MS = 800
+#: Seconds after which a result is packed while a run goes on, too.
+_MOST_WAIT = 8.0
 
 
 class HistorySection:
@@ -36,11 +37,18 @@ class HistorySection:
         ui: the form's widgets by name.
         session: tells of results, and takes earlier ones for its last.
         failed: told what went wrong.
+        quietly: gives a block in which settings of the refinement may change with no refinement to follow.
     """
 
-    def __init__(self, ui: Any, session: Session, failed: Callable[[Failure | None], None]) -> None:
+    def __init__(
+        self,
+        ui: Any,
+        session: Session,
+        failed: Callable[[Failure | None], None],
+        quietly: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self.ui, self.session, self._failed = ui, session, failed
-        self.history = History(session.surfaces_of)
+        self.history, self._quietly = History(session.surfaces_of), quietly
         self.parameters: Any = None
         self._volume: Any = None
         self._model: Model | None = None
@@ -48,7 +56,7 @@ class HistorySection:
         self._shown: Any = None
         self._compared: tuple[str, str] | None = None
         self._writing = self._filling = self._was_busy = False
-        self._observation: tuple[Any, int] | None = None
+        self._waiting_since: float | None = None
         session.on_result_listeners.append(self._on_result)
         self._make_table(ui.historyTable)
         ui.historyTable.setIconSize(qt.QSize(_PICTURE, _PICTURE))
@@ -75,7 +83,6 @@ class HistorySection:
         """Follow a scene's parameter node; None for none, as before the scene is closed."""
         self._hide_comparison()
         self.parameters = parameters
-        self._watch(slicer.mrmlScene if parameters is not None else None)
         if parameters is None:
             self.history.follow(None, None)
             self._fill([])
@@ -87,9 +94,8 @@ class HistorySection:
 
     def close(self) -> None:
         """Called when the module goes away."""
-        self._settle_all()
+        self._settled(None)
         self._hide_comparison()
-        self._watch(None)
 
     def update(self, volume: Any, model: Model | None) -> None:
         """Follow the input and the model that are chosen now."""
@@ -110,25 +116,26 @@ class HistorySection:
 
     # Private: what happens
 
-    def _on_result(self, outcome: results.Outcome, _nodes: Any, task: Any, _config: Any) -> None:
+    def _on_result(self, outcome: results.Outcome, _nodes: Any, task: Any, config: Any) -> None:
         try:
-            self.history.record(outcome, task.volume, task.model)
+            self.history.record(outcome, task.volume, task.model, config)
         except AtlasISTNError as error:
             self._failed(failure_of(error))
         qt.QTimer.singleShot(_REST_MS, self._settle)
 
     def _settle(self) -> None:
-        """Pack one result; a run that goes on comes first."""
+        """Pack one result; a run that goes on comes first, but not for long."""
         if not self.history.unsettled:
+            self._waiting_since = None
             return
-        if not self.session.busy:
+        now = time.monotonic()
+        self._waiting_since = self._waiting_since or now
+        if not self.session.busy or now - self._waiting_since > _MOST_WAIT:
+            self._waiting_since = None
             self._settled(1)
             self.update(self._volume, self._model)
         if self.history.unsettled:
             qt.QTimer.singleShot(_REST_MS, self._settle)
-
-    def _settle_all(self) -> None:
-        self._settled(None)
 
     def _settled(self, most: int | None) -> None:
         try:
@@ -158,8 +165,21 @@ class HistorySection:
             return
         finally:
             self._writing = False
-        self.session.adopt(outcome, written, volume, model)
+        with self._quietly():
+            self._bring_settings_back(entry)
+            self.session.adopt(outcome, written, volume, model)
         self.update(volume, model)
+
+    def _bring_settings_back(self, entry: Entry) -> None:
+        """The settings that a refinement was made with; what steers it stays as it is."""
+        p, config = self.parameters, entry.config
+        if p is None or not config:
+            return
+        p.strength = float(config["strength"])
+        p.iterations = int(config["iterations"])
+        p.beta, p.gamma = float(config["beta"]), float(config["gamma"])
+        p.mode = str(config["mode"])
+        p.learningRate = 0.0 if entry.own_rate else float(config["learning_rate"])
 
     def _rename(self) -> None:
         entry = self._selected()
@@ -206,16 +226,6 @@ class HistorySection:
             action.enabled = bool(enabled)
             action.connect("triggered(bool)", lambda _checked, do=do: do())
         menu.exec_(self.ui.historyTable.viewport().mapToGlobal(place))
-
-    def _watch(self, scene: Any) -> None:
-        """Pack what is not packed yet before a scene is saved."""
-        if self._observation is not None:
-            observed, tag = self._observation
-            observed.RemoveObserver(tag)
-            self._observation = None
-        if scene is not None:
-            tag = scene.AddObserver(scene.StartSaveEvent, lambda _scene, _event: self._settle_all())
-            self._observation = (scene, tag)
 
     # Private: the comparison
 
@@ -322,7 +332,7 @@ class HistorySection:
                 if picture is not None:
                     pixmap = drawing.pixmap_of(picture)
                     icon = qt.QIcon(pixmap)
-                    icon.addPixmap(pixmap, qt.QSize(), qt.QIcon.Selected)
+                    icon.addPixmap(pixmap, qt.QIcon.Selected)
                     item.setIcon(icon)
             font = item.font()
             font.setBold(shown)
@@ -385,7 +395,8 @@ class HistorySection:
             _("Remove the selected result from the list"),
         )
         ui.historyTable.toolTip = _(
-            "Click a result to return to it. It is saved with the scene. The last {count} results of a scan and model"
+            "Click a result to return to it and to the settings that it was refined with. Results are saved with the"
+            " scene. The last {count} results of a scan and model"
             " are kept, {size} MB at most; the oldest ones that are not pinned are dropped then."
         ).format(count=MOST_ENTRIES, size=MOST_BYTES // 1_000_000)
 

@@ -55,6 +55,7 @@ class Store:
         if node is None:
             node = self._add(_ENTRY, entry.key, f"{self.input_node.GetName()} history {entry.number}")
         node.SetAttribute(_VALUES, json.dumps(entry.as_values(), ensure_ascii=False))
+        node.SetSaveWithScene(bool(entry.parts))  # one whose parts are not there yet would come back as damaged
 
     def delete(self, entry: Entry) -> None:
         """Remove an entry, and parts that no other one needs."""
