@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .configs import ATLAS_UPDATES, KEPT, LABEL_SAMPLINGS, MODES, PARTS, SEGMENTATION_LOSSES, STN_INPUTS, TrainConfig
+from .configs import (
+    ATLAS_UPDATES,
+    ITN_NORMS,
+    KEPT,
+    LABEL_SAMPLINGS,
+    MODES,
+    PARTS,
+    SEGMENTATION_LOSSES,
+    STN_INPUTS,
+    TrainConfig,
+)
 from .errors import ConfigError
 from .steering_arguments import add_steering
 
@@ -376,6 +386,12 @@ def _train_model(parser: Parser) -> None:
         ("stn_channels", "a,b,c", "widths of the registration network (default: 16,32,8)"),
     ):
         add(f"--{name.replace('_', '-')}", type=wholes, default=argparse.SUPPRESS, metavar=levels, help=text)
+    add(
+        "--itn-norm",
+        choices=ITN_NORMS,
+        default=argparse.SUPPRESS,
+        help="batch normalisation helps to learn many labels; the model has it in its convolutions (default: none)",
+    )
     add(
         "--stn-input",
         choices=STN_INPUTS,

@@ -31,7 +31,8 @@ from .training import Trained, run_training
 _MOST_SHOWN = 20
 #: Fields of About and of ModelConfig that are options.
 _ABOUT_OPTIONS = ("title", "description", "licence", "citation")
-_MODEL_OPTIONS = ("affine", "nonrigid", "itn_channels", "stn_channels", "stn_input")
+#: What of a model is chosen; its labels and shape follow from the table and the grid.
+_MODEL_OPTIONS = tuple(f.name for f in fields(ModelConfig) if f.name not in ("labels", "shape"))
 
 
 @dataclass(frozen=True)

@@ -194,14 +194,17 @@ class TestCommand:
         recipe = tmp_path / "recipe.json"
         table = json.loads(table_file(tmp_path).read_text())
         grid = {"shape": [16, 24], "spacing": [2.0, 2.0], "place_on_labels": True}
-        recipe.write_text(
-            json.dumps({"table": table, "grid": grid, "training": {"epochs": 2, "eta": 0.1}, "synthesis": {"draws": 3}})
-        )
+        training, model = {"epochs": 2, "eta": 0.1}, {"squarings": 4, "itn_norm": "batch", "itn_channels": [4, 4, 8, 8]}
+        parts = {"table": table, "grid": grid, "training": training, "model": model, "synthesis": {"draws": 3}}
+        recipe.write_text(json.dumps(parts))
         words = ("train", "--recipe", recipe, "--labels", maps, "--name", "spots", "--epochs", 1)
         code, _, err = run(*words, "--output", tmp_path / "a", "--synthesis", "noise=0.5")
         assert code == 0, err
         record = load_bundle(tmp_path / "a", "cpu")
         assert record.grid.shape == (16, 24)
+        # The normalisation is in the convolutions now.
+        assert (record.config.squarings, record.config.itn_norm) == (4, "none")
+        assert record.config.itn_channels == (4, 4, 8, 8)
         assert (record.training["epochs"], record.training["config"]["eta"]) == (1, 0.1)
         assert (record.training["synthesis"]["draws"], record.training["synthesis"]["noise"]) == (3, 0.5)
         code, _, err = run(*words, "--output", tmp_path / "b", "--structures", "20=disc")
