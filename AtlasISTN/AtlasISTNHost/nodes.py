@@ -179,7 +179,8 @@ def leave_to_user(node: Any, name: str, changes: Changes | None = None) -> None:
 def remove(node: Any) -> None:
     """Take a node out of its scene, with its display nodes."""
     scene = node.GetScene()
-    displays = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+    count = node.GetNumberOfDisplayNodes() if hasattr(node, "GetNumberOfDisplayNodes") else 0  # tables have none
+    displays = [node.GetNthDisplayNode(i) for i in range(count)]
     for part in (node, *displays):
         if in_scene(part):
             scene.RemoveNode(part)
