@@ -19,8 +19,8 @@ from .models import Entry
 from .session import Session
 
 _NAME, _DISTANCE, _REMOVE = range(3)
-#: Pixels of the table's rows and header, and so many rows are seen at once.
-_ROW, _HEADER, _ROWS = 22, 26, 5
+#: Pixels of the table's rows and of its frame, and so many rows are seen at once.
+_ROW, _FRAME, _ROWS = 22, 4, 5
 _DISTANCE_WIDTH, _REMOVE_WIDTH = 80, 28
 #: Ticks of the slider for how hard to pull, for each power of ten.
 _DECADE = 100
@@ -78,6 +78,7 @@ class PullSection:
         other = volume is not self._volume or self._model_of(entry) != self._model
         if other:
             self._stop_placing()
+            self._maps = None
         if other or not self.session.busy:
             self._volume, self._entry = volume, entry
             self._look()
@@ -133,7 +134,10 @@ class PullSection:
         """Find the nodes of the input and the model."""
         known = self._volume is not None and self._model != ""
         self._result = results.find_nodes(self._volume, self._model) if known else None
-        self._maps = None if self._result is None else pulls.maps_of_node(self._result.image_from_atlas)
+        if self._result is None:
+            self._maps = None
+        elif self._maps is None or not self.session.unwritten:  # else what is shown is ahead of the nodes
+            self._maps = pulls.maps_of_node(self._result.image_from_atlas)
         self._watch(pulls.find(self._volume, self._model) if known else None)
         self._adopt()
 
@@ -316,7 +320,8 @@ class PullSection:
                     table.setItem(row, column, qt.QTableWidgetItem(""))
                 table.item(row, _DISTANCE).setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.item(row, _REMOVE).setTextAlignment(qt.Qt.AlignCenter)
-            table.minimumHeight = table.maximumHeight = _HEADER + _ROW * min(len(self.pulls), _ROWS)
+            height = table.horizontalHeader().sizeHint.height() + _FRAME
+            table.minimumHeight = table.maximumHeight = height + _ROW * min(len(self.pulls), _ROWS)
         for row, pull in enumerate(self.pulls):
             tip = pull.problem or _("Click to go there; drag the yellow mark in a view to where this point belongs")
             for column, text in ((_NAME, pull.name), (_DISTANCE, _distance_text(pull)), (_REMOVE, "✕")):

@@ -2,7 +2,7 @@
 
 A control point lies where a point of the atlas belongs. Which point of the atlas that is stands in the control point's
 description, in atlas space: so it is saved, copied, sorted and undone together with the control point. Where the
-atlas's points lie now is drawn by `pull_lines`.
+atlas's points lie now is drawn by `pull_lines`. In the views a control point bears only its number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WEIGHT = "AtlasISTN.PullWeight"
 SNAP_MM = 5.0
 _COLOR = (1.0, 0.9, 0.2)
 _NUMBER = r"\s+(-?\d+(?:\.\d+)?)"
-_POINT = re.compile(r"atlas LPS mm:" + 3 * _NUMBER)
+_POINT = re.compile(r"(?:(?P<structure>[^;]+); )?atlas LPS mm:" + 3 * _NUMBER)
 
 Map = Callable[[Float], Float]
 
@@ -57,7 +57,7 @@ class Pull:
 
     Attributes:
         index: of the control point in its node.
-        name: the control point's.
+        name: the control point's, and the structure on whose surface it is.
         atlas: (3,), the atlas's point, LPS mm; None where it is not known yet.
         target: (3,), where it belongs: processing frame, LPS mm; on the slice for a 2D model.
         now: (3,), where it lies now, the same; None where there is no result.
@@ -148,16 +148,15 @@ def adopt(node: Any, maps: Maps, meshes: Mapping[str, Any]) -> int:
         near = nearest(meshes, point)
         structure, point = near if near is not None else ("", point)
         x, y, z = maps.to_atlas(point[np.newaxis])[0]
-        node.SetNthControlPointDescription(i, f"atlas LPS mm: {x:.4f} {y:.4f} {z:.4f}")
-        if structure:
-            node.SetNthControlPointLabel(i, f"{node.GetNthControlPointLabel(i)} {structure}")
+        where = structure.replace(";", ",") + "; " if structure else ""
+        node.SetNthControlPointDescription(i, f"{where}atlas LPS mm: {x:.4f} {y:.4f} {z:.4f}")
     return len(new)
 
 
 def atlas_point(description: str) -> Float | None:
     """The point of the atlas, (3,) LPS mm, that a control point's description names; None where it names none."""
     found = _POINT.search(description)
-    return None if found is None else np.array([float(number) for number in found.groups()])
+    return None if found is None else np.array([float(number) for number in found.groups()[1:]])
 
 
 def nearest(meshes: Mapping[str, Any], point: Float) -> tuple[str, Float] | None:
@@ -204,7 +203,7 @@ def read(node: Any, input_node: Any, manifest: Manifest, maps: Maps | None = Non
             atlas[2] = 0.0
         now = None if atlas is None or maps is None else frame.to_lps(maps.to_local(atlas[np.newaxis])[0])
         problem = _problem(atlas, target, manifest.grid, image)
-        found.append(Pull(i, str(node.GetNthControlPointLabel(i)), atlas, target, now, problem))
+        found.append(Pull(i, _name(node, i), atlas, target, now, problem))
     return tuple(found)
 
 
@@ -259,6 +258,12 @@ def _placed(node: Any) -> list[int]:
     """Indices of the points that are placed: not those that follow the mouse until a click."""
     defined = node.PositionDefined
     return [i for i in range(node.GetNumberOfControlPoints()) if node.GetNthControlPointPositionStatus(i) == defined]
+
+
+def _name(node: Any, index: int) -> str:
+    found = _POINT.search(node.GetNthControlPointDescription(index))
+    structure = found["structure"] if found is not None else None
+    return " ".join(part for part in (node.GetNthControlPointLabel(index), structure) if part)
 
 
 def _onto_slice(points: Float, image: Grid) -> Float:

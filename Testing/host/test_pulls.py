@@ -18,6 +18,7 @@ from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.steering import LANDMARK_WEIGHT, Landmarks, in_model
 
 FLIP = cases.FLIP
+
 MODEL = cases.a_manifest().about.name
 NAMES = {label.value: label.name for label in cases.LABELS}
 
@@ -31,11 +32,11 @@ def the_surfaces():
 def scan(request: Any, scene: Any) -> Any:
     """A scan of the patient in the world, under a rigid motion, and under one that enlarges besides."""
     if request.param == "upright":
-        return cases.scan(scene)
+        return cases.scan(scene, extent=80.0)
     matrix = np.eye(4)
     matrix[:3, :3] = cases.rotation(np.random.default_rng(4)) * (1.25 if request.param == "scaled" else 1.0)
     matrix[:3, 3] = (30.0, -8.0, 12.0)
-    return cases.scan(scene, parent=cases.linear(scene, matrix))
+    return cases.scan(scene, extent=80.0, parent=cases.linear(scene, matrix))
 
 
 def segmented(scan: Any, the_surfaces: Any, correspondence: Any = None) -> results.Nodes:
@@ -98,7 +99,8 @@ def test_a_point_beside_a_surface_is_the_surface_there(scan, the_surfaces):
     assert distance_to_atlas(the_surfaces, 3, atlas) < 0.5  # a triangle's inside is bent by the map, not only moved
     warped = cases.a_correspondence().image_from_atlas(atlas) @ FLIP
     assert np.linalg.norm(warped - place) < 1.55  # the nearest point is no farther than the vertex
-    assert node.GetNthControlPointLabel(0) == "1 shell"
+    assert node.GetNthControlPointLabel(0) == "1"  # short, as it stands in the views
+    assert pulls.read(node, scan, cases.a_manifest())[0].name == "1 shell"
     np.testing.assert_allclose(world_of(node, 0), place, atol=1e-3)  # the mark stays where the user put it
 
 
@@ -116,7 +118,7 @@ def test_a_point_far_from_all_surfaces_is_itself(scan, the_surfaces):
     pulls.adopt(node, pulls.maps_of_node(found.image_from_atlas), meshes_of(found))
     atlas = pulls.atlas_point(node.GetNthControlPointDescription(0))
     np.testing.assert_allclose(atlas, cases.a_correspondence().atlas_from_image(far @ FLIP), atol=0.05)
-    assert node.GetNthControlPointLabel(0) == "1"
+    assert pulls.read(node, scan, cases.a_manifest())[0].name == "1"
 
 
 def _world_points(found: results.Nodes, value: int) -> np.ndarray:
@@ -126,7 +128,7 @@ def _world_points(found: results.Nodes, value: int) -> np.ndarray:
 
 def test_a_point_keeps_its_atlas_point(scene, the_surfaces):
     """Dragged about, and after another result: the pair is what the user made of it."""
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     found = segmented(scan, the_surfaces)
     node = a_pull(scan, found)
     before = node.GetNthControlPointDescription(0)
@@ -167,7 +169,7 @@ def test_distances_are_those_that_the_user_sees(scan, the_surfaces, source):
 
 
 def test_a_preview_moves_the_atlas_not_the_mark(scene, the_surfaces):
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     node = a_pull(scan, segmented(scan, the_surfaces))
     other = cases.a_correspondence(seed=5)
     before = world_of(node, 0)
@@ -178,7 +180,7 @@ def test_a_preview_moves_the_atlas_not_the_mark(scene, the_surfaces):
 
 
 def test_what_the_engine_would_refuse_is_left_out_and_said(scene, the_surfaces):
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     found = segmented(scan, the_surfaces)
     node = a_pull(scan, found)
     add(node, on_surface(found, 3))
@@ -223,7 +225,7 @@ def test_points_of_a_single_slice_lie_on_it(scene):
 
 
 def test_the_signature_tells_what_steers(scene, the_surfaces):
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     found = segmented(scan, the_surfaces)
     assert pulls.signature(None) == ()
     node = pulls.get_or_add(scan, MODEL)
@@ -258,7 +260,7 @@ def test_a_description_that_names_no_point(text):
 
 
 def test_a_remark_beside_the_point_is_no_harm():
-    np.testing.assert_allclose(pulls.atlas_point("apex! atlas LPS mm: -1.5 2 0.25 (seen twice)"), (-1.5, 2.0, 0.25))
+    np.testing.assert_allclose(pulls.atlas_point("apex! atlas LPS mm: -1.5 2 0.25; seen twice"), (-1.5, 2.0, 0.25))
 
 
 # ------------------------------------------------------------------------------------------------------------- nodes
@@ -279,7 +281,7 @@ def test_nodes_lie_under_the_inputs_transform_and_follow_it(scan, the_surfaces):
 
 
 def test_models_and_inputs_have_pulls_of_their_own(scene, the_surfaces):
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     node = a_pull(scan, segmented(scan, the_surfaces))
     assert pulls.find(scan, "another model") is None
     assert pulls.get_or_add(scan, "another model") is not node
@@ -310,7 +312,7 @@ def test_saved_and_loaded(scan, the_surfaces, tmp_path):
 
 def test_undo_brings_back_what_was_removed(scene, the_surfaces):
     scene.SetUndoOn()
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     node = a_pull(scan, segmented(scan, the_surfaces), away=(3.0, 0.0, 0.0))
     node.SetUndoEnabled(True)
     before = pulls.signature(node)
@@ -321,7 +323,7 @@ def test_undo_brings_back_what_was_removed(scene, the_surfaces):
 
 
 def test_without_its_transform_nobody_knows_where_a_point_lies(scene, the_surfaces):
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     found = segmented(scan, the_surfaces)
     node = a_pull(scan, found)
     scene.RemoveNode(found.image_from_atlas)
@@ -370,7 +372,7 @@ def test_lines_are_moved_in_place_and_leave_no_trace(scan):
 @pytest.fixture
 def red(scene: Any, the_surfaces: Any) -> Any:
     """The axial view over a segmented scan, and the result's nodes."""
-    scan = cases.scan(scene)
+    scan = cases.scan(scene, extent=80.0)
     manager = slicer.app.layoutManager()
     slicer.util.setSliceViewerLayers(background=scan, fit=True)
     views.picture(layout="red", size=(400, 360))
