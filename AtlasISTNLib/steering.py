@@ -309,7 +309,7 @@ def _points(what: str, values: Any) -> Float:
 def _weight(what: str, value: Any) -> None:
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or value < 0:
-        raise ConfigError(f"{what} must be a number of at least 0, not {value!r}")
+        raise ConfigError(f"{what} must be a number of at least 0, not {value!r}", "0 switches it off")
 
 
 def _check_known(value: Any, known: Mapping[int, str], what: str) -> None:
