@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from AtlasISTNLib.manifest import available_models
 from AtlasISTNLib.resources import samples_folder
 
 CATEGORY = "Atlas-ISTN"
+#: The mean T1 of 152 people (Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033), as nilearn carries it.
+_ICBM152 = Path("datasets", "data", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Sample:
     Attributes:
         name: of the node, and what SampleData lists it as; the same in every language, so that scripts find it.
         title: what people read here.
-        file: below the folder of the samples.
+        file: below the folder of the samples, or a path elsewhere.
         model: the bundled model that it is for.
         kind: SampleData's type of file.
     """
@@ -40,7 +44,7 @@ class Sample:
 
 
 def samples() -> tuple[Sample, ...]:
-    """The samples whose files came along."""
+    """The samples whose files and models are here: those that came along, and a real head where there is nilearn."""
     known = (
         Sample("Phantom heart", _("Phantom heart"), "phantom-heart-clean.nrrd", "phantom-heart"),
         Sample(
@@ -49,9 +53,20 @@ def samples() -> tuple[Sample, ...]:
             "phantom-heart-corrupted.nrrd",
             "phantom-heart",
         ),
+        *_from_nilearn(),
         Sample("Letter B", _("Letter B"), "letter-b.png", "letter-b"),
     )
-    return tuple(sample for sample in known if sample.path.is_file())
+    models = available_models()
+    return tuple(sample for sample in known if sample.model in models and sample.path.is_file())
+
+
+def _from_nilearn() -> tuple[Sample, ...]:
+    """What nilearn carries, where it is installed; it is looked for and not imported, which would take seconds."""
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    path = Path(spec.submodule_search_locations[0]) / _ICBM152
+    return (Sample("ICBM152 T1", _("Mean brain of 152 people (ICBM152 T1)"), str(path), "brain-deep-grey"),)
 
 
 def register() -> None:
@@ -66,7 +81,7 @@ def register() -> None:
             category=CATEGORY,
             sampleName=sample.name,
             uris=sample.path.as_uri(),
-            fileNames=sample.file,
+            fileNames=sample.path.name,
             nodeNames=sample.name,
             loadFileType=sample.kind,
             thumbnailFileName=None,
