@@ -124,19 +124,19 @@ def reason(choices: Choices, pulled: bool = False) -> str:
         pulled: whether points pull the atlas.
     """
     if choices.fit == EDITED and choices.target is None:
-        return _("Steer: make the copy of the prediction to edit first, or fit to something else")
+        return _("Make the copy of the prediction to edit first, or fit to something else")
     if choices.fit == SEGMENTATION and choices.target is None:
-        return _("Steer: choose the segmentation to fit to")
+        return _("Choose the segmentation to fit to")
     if choices.target is not None:
         refused = targets.refusal(choices.target)
         if refused:
-            return _("Steer: {reason}").format(reason=refused)
+            return refused
         if not choices.used:
-            return _("Steer: say which segment of {name} is which structure").format(name=choices.target.GetName())
+            return _("Say which segment of {name} is which structure").format(name=choices.target.GetName())
     if choices.ignore and (choices.region is None or not choices.region_id):
-        return _("Steer: paint the region to ignore, or choose one")
+        return _("Paint the region to ignore, or choose one")
     if choices.names and not pulled and all((choices.weights or {}).get(v, NORMAL) == OFF for v in choices.names):
-        return _("Steer: all structures are off, so that nothing would pull the atlas")
+        return _("All structures are off, so that nothing would pull the atlas")
     return ""
 
 
