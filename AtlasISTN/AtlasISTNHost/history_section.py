@@ -54,6 +54,7 @@ class HistorySection:
         self._model: Model | None = None
         self._rows: list[Entry] = []
         self._shown: Any = None
+        self._marked = ""
         self._compared: tuple[str, str] | None = None
         self._writing = self._filling = self._was_busy = False
         self._waiting_since: float | None = None
@@ -85,6 +86,7 @@ class HistorySection:
         self.parameters = parameters
         if parameters is None:
             self.history.follow(None, None)
+            self._shown = None
             self._fill([])
 
     def scene_closed(self) -> None:
@@ -303,8 +305,14 @@ class HistorySection:
 
     def _fill(self, entries: list[Entry]) -> None:
         """The entries, the last one on top, and those that can be compared with."""
-        table, current = self.ui.historyTable, self.history.current
+        table, current, selected = self.ui.historyTable, self.history.current, self._selected()
         self._rows = list(reversed(entries))
+        key = "" if current is None else current.key
+        if selected is not None and self._marked == key:  # the user had chosen it, and nothing else is shown since
+            marked = selected.key
+        else:
+            marked = key
+        self._marked = key
         self.ui.historyCollapsibleButton.text = (
             _("History ({count})").format(count=len(entries)) if entries else _("History")
         )
@@ -312,9 +320,9 @@ class HistorySection:
         table.setColumnCount(3)
         table.setRowCount(len(entries))
         for row, entry in enumerate(self._rows):
-            shown = current is not None and entry.key == current.key
+            shown = entry.key == key
             self._fill_row(row, entry, shown)
-            if shown:
+            if entry.key == marked:
                 table.selectRow(row)
         table.setColumnWidth(0, _PICTURE + 8)
         table.resizeColumnToContents(2)
