@@ -44,6 +44,7 @@ class DisagreementSection:
         """Follow a scene's parameter node, or none."""
         self.parameters, self.nodes, self.figures = parameters, None, None
         self._seen, self._on = None, False
+        self._fill()
 
     def update(self, found: Any) -> None:
         """Follow the result that is looked at.
