@@ -228,7 +228,10 @@ class AtlasISTNTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
-        for test in (self.test_engine_without_torch, self.test_panel_opens, self.test_sample_is_segmented):
+        for test in (
+            *(self.test_engine_without_torch, self.test_panel_opens),
+            *(self.test_effect_is_offered, self.test_sample_is_segmented),
+        ):
             self.setUp()
             test()
 
@@ -250,6 +253,14 @@ class AtlasISTNTest(ScriptedLoadableModuleTest):
         self.assertFalse(widget.panel.ui.segmentButton.enabled)
         self.assertTrue(widget.panel.ui.segmentButton.toolTip)
         self.delayDisplay("The panel is there")
+
+    def test_effect_is_offered(self) -> None:
+        """The Segment Editor has our effect."""
+        register_effect()  # where Slicer has not finished starting; a second time changes nothing
+        editor = slicer.qMRMLSegmentEditorWidget()
+        editor.setMRMLScene(slicer.mrmlScene)
+        self.assertIn("Atlas fit", editor.availableEffectNames())
+        self.delayDisplay("The Segment Editor has the effect Atlas fit")
 
     def test_sample_is_segmented(self) -> None:
         """The bundled sample is segmented, if PyTorch is installed."""

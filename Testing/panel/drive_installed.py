@@ -20,6 +20,7 @@ def drive(module: Path) -> dict[str, object]:
 
     standin.start()
     opened = standin.open_module(module)
+    standin.application.startup_completed()
     opened.parent.resize(480, 1200)
     opened.parent.show()
     import slicer
@@ -49,9 +50,22 @@ def drive(module: Path) -> dict[str, object]:
         seen["message"] = widget("messageLabel").text
     seen["segments"], seen["dice"] = measured(slicer, module)
     seen["engine_in_here"] = "torch" in sys.modules
+    seen["effects"] = effects(standin)
     standin.close_module(opened)
     seen["slot_errors"] = [str(error) for error in standin.slot_errors]
     return seen
+
+
+def effects(standin) -> dict[str, str]:
+    """The Segment Editor's effects that were registered and their files; each was shown in an editor."""
+    editor = standin.segment_editor.Editor()
+    found = {}
+    for name, effect in editor.effects.items():
+        editor.activate(name)
+        if effect.helpText() and effect.optionsLayout().rowCount():
+            found[name] = effect.pythonSource()
+    editor.close()
+    return found
 
 
 def measured(slicer, module: Path) -> tuple[list[str], float]:

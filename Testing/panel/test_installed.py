@@ -105,6 +105,11 @@ def test_what_is_installed_is_what_runs(installed: Path) -> None:
     assert sorted(shipped) == sorted(expected)
     assert [name for name, path in shipped.items() if path.read_bytes() != expected[name].read_bytes()] == []
     assert {"AtlasISTN.py", "AtlasISTNHost/__init__.py", "Resources/UI/AtlasISTN.ui"} <= set(shipped)
+    assert {"AtlasISTNEffects/AtlasFitEffect.py", "AtlasISTNEffects/AtlasFitEffect.png"} <= set(shipped)
+    # All modules share one path: a folder called like a package of Slicer's would stand in its way.
+    assert {name.split("/")[0] for name in shipped if "/" in name} == {
+        *("AtlasISTNEffects", "AtlasISTNHost", "AtlasISTNLib", "Resources"),
+    }
 
 
 def test_every_script_is_compiled(installed: Path) -> None:
@@ -225,6 +230,7 @@ def test_panel_segments_from_the_installed_tree(installed: Path, bare_python: Pa
     seen = drive(bare_python, installed / "AtlasISTN.py", tmp_path / "seen.json")
     assert_segmented(seen)
     assert [file for file in seen["files"] if not Path(file).is_relative_to(installed)] == []
+    assert seen["effects"] == {"Atlas fit": str(installed / "AtlasISTNEffects" / "AtlasFitEffect.py")}
 
 
 def test_panel_segments_in_developer_mode(bare_python: Path, tmp_path: Path) -> None:
@@ -232,3 +238,4 @@ def test_panel_segments_in_developer_mode(bare_python: Path, tmp_path: Path) -> 
     seen = drive(bare_python, MODULE / "AtlasISTN.py", tmp_path / "seen.json")
     assert_segmented(seen)
     assert [file for file in seen["files"] if not Path(file).is_relative_to(REPOSITORY)] == []
+    assert list(seen["effects"]) == ["Atlas fit"]
