@@ -8,28 +8,23 @@ is its parent, undo leads there, and redo to where the last undo came from.
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
 from AtlasISTNLib.configs import RefineConfig
-from AtlasISTNLib.correspondence import ATLAS_FROM_IMAGE, Correspondence, carried, part_around, place_of
 from AtlasISTNLib.errors import AtlasISTNError, VolumeError
-from AtlasISTNLib.exchange import grid_as_dict
-from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.manifest import Label, load_atlas
 from AtlasISTNLib.volume import Volume
 
-from . import comparison, frames, packing, results, thumbnails, volumes
+from . import comparison, frames, history_parts, packing, results, thumbnails
 from .history_entries import Entry, described
 from .history_store import Store, drop_orphans
 from .models import Entry as Model
@@ -38,9 +33,6 @@ from .models import Entry as Model
 MOST_ENTRIES, MOST_BYTES = 40, 256_000_000
 #: Results that wait to be packed; of more, the oldest is packed at once.
 _MOST_WAITING = 3
-
-#: Label maps of a result that are kept.
-_LABELS = ("labels", "one_pass", "prediction")
 
 
 def atlas_image_of(model: Model) -> Volume:
@@ -132,7 +124,7 @@ class History:
             store.write(replace(before, following=entry.key))
         store.current = entry.key
         # The atlas on the patient is as large as the scan, and soon made again.
-        kept = {name: volume for name, volume in outcome.volumes.items() if name in _LABELS}
+        kept = {name: volume for name, volume in outcome.volumes.items() if name in history_parts.LABELS}
         self._waiting[entry.key] = (store, replace(outcome, volumes=kept))
         while len(self._waiting) > _MOST_WAITING:
             self.settle(1)
@@ -207,8 +199,8 @@ class History:
         if store is None or model is None:
             raise VolumeError(_("The scan or the model of this entry is not chosen"), _("choose them first"))
         waiting = self._waiting.get(entry.key)
-        outcome = _unpacked(store, entry) if waiting is None else waiting[1]
-        image = atlas_on_image(self._image_of(model), outcome.final, outcome.volumes["labels"].grid)
+        outcome = history_parts.unpack(store, entry) if waiting is None else waiting[1]
+        image = history_parts.atlas_on_image(self._image_of(model), outcome.final, outcome.volumes["labels"].grid)
         return replace(outcome, volumes={**outcome.volumes, "atlas_image": image})
 
     def compare(self, first: Entry, second: Entry) -> list[comparison.Row]:
@@ -257,16 +249,15 @@ class History:
         waiting = self._waiting.get(entry.key)
         if waiting is not None:
             return waiting[1].labels
-        return _labels_of(packing.unpack_values(self._part(entry, "facts")))
+        return history_parts.labels_of(packing.unpack_values(self._part(entry, "facts")))
 
     def picture_of(self, entry: Entry) -> NDArray[np.uint8] | None:
         """The thumbnail of an entry (rows, columns, 3); None where it is damaged."""
         if entry.key not in self._pictures:
             try:
-                found = packing.unpack_labels(self._part(entry, "picture")).array[0]
+                self._pictures[entry.key] = history_parts.picture_of(self._part(entry, "picture"))
             except VolumeError:
                 return None
-            self._pictures[entry.key] = np.ascontiguousarray(np.moveaxis(found, 0, -1)).astype(np.uint8)
         return self._pictures[entry.key]
 
     @property
@@ -296,26 +287,7 @@ class History:
             self._make_room(store)
 
     def _pack(self, store: Store, entry: Entry, outcome: results.Outcome) -> None:
-        parts = {}
-        for name in _LABELS:
-            parts[name] = _put(store, outcome.volumes[name], packing.pack_labels)
-        for name, correspondence in (("first", outcome.one_pass), ("final", outcome.final)):
-            parts[name] = _put(store, correspondence, packing.pack_correspondence)
-        if outcome.disagreement is not None:
-            parts["disagreement"] = _put(store, outcome.disagreement, packing.pack_volume)
-        facts = {
-            "case": outcome.case,
-            "labels": [asdict(label) for label in outcome.labels],
-            "figures": outcome.figures,
-            "trace": outcome.trace,
-        }
-        for name, text in (
-            ("facts", packing.pack_values(facts)),
-            ("picture", packing.pack_labels(_picture_volume(self._pictures[entry.key]))),
-        ):
-            parts[name] = hashlib.sha256(text.encode()).hexdigest()
-            store.put_part(parts[name], text)
-        store.write(replace(entry, parts=parts))
+        store.write(replace(entry, parts=history_parts.pack(store, outcome, self._pictures[entry.key])))
 
     def _part(self, entry: Entry, name: str) -> str:
         store = self._store
@@ -361,80 +333,4 @@ class History:
             self._delete(store, free[0])
 
 
-def atlas_on_image(atlas: Volume, correspondence: Correspondence, grid: Grid) -> Volume:
-    """The atlas image on the patient at the voxels of an image, as the engine makes it; 0 beyond the atlas.
-
-    Args:
-        atlas: 1 channel in atlas space; a 2D one lies at z = 0 of a 3D image's.
-        correspondence: of the image.
-        grid: of the image.
-    """
-    source = volumes.lifted(atlas) if grid.ndim == 3 else atlas
-    points = correspondence.image_from_atlas(source.grid.points().reshape(-1, grid.ndim))
-    where = part_around(grid, points, 4 * max(source.grid.spacing))
-    full = np.zeros((1, *grid.shape), dtype=np.float32)
-    if where is not None:
-        transform: sitk.Transform = correspondence.transform(ATLAS_FROM_IMAGE)
-        full[0][place_of(where, grid)] = carried(source, where, transform).array[0]
-    return Volume.from_array(full, grid, "atlas-image")
-
-
-def _put(store: Store, content: Any, pack: Callable[[Any], str]) -> str:
-    """Keep a volume or a correspondence, unless the same one is kept already; gives its key."""
-    key = _fingerprint(content)
-    if not store.has_part(key):
-        store.put_part(key, pack(content))
-    return key
-
-
-def _fingerprint(content: Any) -> str:
-    """What tells a volume or a correspondence from every other."""
-    found = hashlib.sha256()
-    if isinstance(content, Correspondence):
-        pieces: tuple[Any, ...] = (content.displacement, content.displacement_back)
-        grids = [grid_as_dict(content.image_grid), grid_as_dict(content.atlas_grid)]
-        found.update(repr([content.outward, content.theta.tolist(), grids]).encode())
-    else:
-        pieces = (content,)
-    for volume in pieces:
-        found.update(repr([grid_as_dict(volume.grid), volume.array.dtype.str]).encode())
-        found.update(np.ascontiguousarray(volume.array).data)
-    return found.hexdigest()
-
-
-def _unpacked(store: Store, entry: Entry) -> results.Outcome:
-    fresh = store.find(entry.key)
-    if fresh is None:
-        raise VolumeError(_("This entry of the history is gone"), _("choose another one"))
-    text = {name: store.part(key) for name, key in fresh.parts.items()}
-    facts = packing.unpack_values(text.get("facts", ""))
-    found = {name: packing.unpack_labels(text.get(name, "")) for name in _LABELS}
-    first = packing.unpack_correspondence(text.get("first", ""))
-    final = first if fresh.parts["first"] == fresh.parts["final"] else packing.unpack_correspondence(text["final"])
-    return results.Outcome(
-        case=facts["case"],
-        labels=_labels_of(facts),
-        volumes=found,
-        one_pass=first,
-        final=final,
-        figures=facts["figures"],
-        trace=facts["trace"],
-        refined=fresh.refined,
-        disagreement=packing.unpack_volume(text["disagreement"]) if "disagreement" in text else None,
-        state=fresh.state,
-        warnings=fresh.notes,
-    )
-
-
-def _labels_of(facts: Mapping[str, Any]) -> tuple[Label, ...]:
-    return tuple(Label(**{**entry, "color": tuple(entry["color"])}) for entry in facts["labels"])
-
-
-def _picture_volume(picture: NDArray[np.uint8]) -> Volume:
-    """A picture (rows, columns, 3) as a volume, to pack it as one."""
-    array = np.moveaxis(picture, -1, 0)
-    unit = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-    return Volume.from_array(array, Grid(array.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), unit), "picture")
-
-
-__all__ = ["MOST_BYTES", "MOST_ENTRIES", "History", "atlas_on_image"]
+__all__ = ["MOST_BYTES", "MOST_ENTRIES", "History"]

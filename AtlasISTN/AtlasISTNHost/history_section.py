@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from math import isnan
 from typing import Any
 
 import qt
@@ -14,16 +13,15 @@ from slicer.i18n import tr as _
 
 from AtlasISTNLib.errors import AtlasISTNError
 
-from . import comparison, drawing, history_texts, results
+from . import comparison_table, drawing, history_texts, results
 from .history import MOST_BYTES, MOST_ENTRIES, History
 from .history_entries import Entry
 from .messages import Failure, failure_of
 from .models import Entry as Model
 from .session import Session
 
-#: Pixels of a picture, of a row of the list and of the small table; so many rows of each are seen at once.
-_PICTURE, _ROW, _LINE, _ROWS, _LINES = 60, 64, 24, 4, 6
-_FRAME = 2
+#: Pixels of a picture, of a row and of the list's frame; so many rows are seen at once.
+_PICTURE, _ROW, _FRAME, _ROWS = 60, 64, 2, 4
 #: Milliseconds of rest after a result before it is packed into the scene, and between two that wait.
 _REST_MS = 800
 #: Seconds after which a result is packed while a run goes on, too.
@@ -59,7 +57,7 @@ class HistorySection:
         self._writing = self._filling = self._was_busy = False
         self._waiting_since: float | None = None
         session.on_result_listeners.append(self._on_result)
-        self._make_table(ui.historyTable)
+        comparison_table.make_plain(ui.historyTable)
         ui.historyTable.setIconSize(qt.QSize(_PICTURE, _PICTURE))
         ui.historyTable.verticalHeader().setDefaultSectionSize(_ROW)
         ui.historyTable.horizontalHeader().setVisible(False)
@@ -68,8 +66,7 @@ class HistorySection:
         ui.historyTable.connect("cellActivated(int,int)", lambda row, _column: self._go_to_row(row))
         ui.historyTable.connect("itemSelectionChanged()", self._enable)
         ui.historyTable.connect("customContextMenuRequested(QPoint)", self._open_menu)
-        self._make_table(ui.comparisonTable)
-        ui.comparisonTable.verticalHeader().setDefaultSectionSize(_LINE)
+        comparison_table.make_plain(ui.comparisonTable)
         ui.undoButton.connect("clicked(bool)", lambda _checked: self._go(self.history.undo_target))
         ui.redoButton.connect("clicked(bool)", lambda _checked: self._go(self.history.redo_target))
         ui.compareComboBox.connect("currentIndexChanged(int)", lambda _index: self._on_compare())
@@ -258,7 +255,7 @@ class HistorySection:
             self._failed(failure_of(error))
             return
         self._compared = (current.key, other.key)
-        self._fill_comparison(rows, current, other)
+        comparison_table.fill(self.ui.comparisonTable, rows, (current, other))
 
     def _hide_comparison(self) -> None:
         if self._compared is not None:
@@ -266,52 +263,15 @@ class HistorySection:
             self.history.end_comparison()
         self.ui.comparisonTable.visible = False
 
-    def _fill_comparison(self, rows: list[comparison.Row], current: Entry, other: Entry) -> None:
-        table = self.ui.comparisonTable
-        titles = (_("Structure"), _("Dice"), current.title, other.title)
-        table.setColumnCount(len(titles))
-        table.setHorizontalHeaderLabels(list(titles))
-        table.setRowCount(len(rows))
-        for index, row in enumerate(rows):
-            texts = [row.name, "–" if isnan(row.dice) else f"{row.dice:.3f}"]
-            texts += [f"{volume:.2f} {current.unit}" for volume in row.volumes]
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                if column:
-                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                color = {2: row.color, 3: row.other_color}.get(column)
-                if color is not None:
-                    item.setIcon(_square(color))
-                item.setToolTip(
-                    _("{name}: Dice of the two results, and volume in each with the colour that it is drawn in").format(
-                        name=row.name
-                    )
-                )
-                table.setItem(index, column, item)
-        table.resizeColumnsToContents()
-        table.horizontalHeader().setStretchLastSection(True)
-        height = table.horizontalHeader().sizeHint.height() + _FRAME + _LINE * min(len(rows), _LINES)
-        table.minimumHeight = table.maximumHeight = height
-        table.visible = True
-
     # Private: the list
-
-    @staticmethod
-    def _make_table(table: Any) -> None:
-        table.verticalHeader().setVisible(False)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
 
     def _fill(self, entries: list[Entry]) -> None:
         """The entries, the last one on top, and those that can be compared with."""
         table, current, selected = self.ui.historyTable, self.history.current, self._selected()
         self._rows = list(reversed(entries))
         key = "" if current is None else current.key
-        if selected is not None and self._marked == key:  # the user had chosen it, and nothing else is shown since
-            marked = selected.key
-        else:
-            marked = key
+        # What the user has selected stays so, unless another result is shown since.
+        marked = selected.key if selected is not None and self._marked == key else key
         self._marked = key
         self.ui.historyCollapsibleButton.text = (
             _("History ({count})").format(count=len(entries)) if entries else _("History")
@@ -411,12 +371,6 @@ class HistorySection:
 
 def _set(widget: Any, reason: str, tip: str) -> None:
     widget.enabled, widget.toolTip = not reason, reason or tip
-
-
-def _square(color: Any) -> Any:
-    square = qt.QPixmap(12, 12)
-    square.fill(qt.QColor(*color))
-    return qt.QIcon(square)
 
 
 __all__ = ["HistorySection"]
