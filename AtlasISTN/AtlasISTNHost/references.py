@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,23 +14,16 @@ from vtk.util.numpy_support import vtk_to_numpy
 from AtlasISTNLib.errors import VolumeError
 from AtlasISTNLib.topology import foreground_box
 
-from . import frames
+from . import frames, structure_names
 from .measures import Masked, Reference
-
-_SIDES = {"l": "left", "lt": "left", "sinister": "left", "r": "right", "rt": "right", "dexter": "right"}
-_FILLERS = frozenset({"of", "the", "and"})
-#: SNOMED CT's codes of the modifiers that tell the two sides apart.
-_SIDE_CODES = {"7771000": "left", "24028007": "right"}
-#: Codes that Slicer gives to every new segment, or that stand for anything: Tissue, Anatomical Structure.
-_GENERAL_CODES = frozenset({"", "85756007", "123037004"})
+from .structure_names import code_and_side, side, words
 
 
 def reference_labels(segmentation_node: Any, input_node: Any, labels: Sequence[Any]) -> Reference:
     """The masks of a segmentation on the voxels of the input, under whatever transforms either lies.
 
-    A segment is taken for a structure when their SNOMED codes agree and no other does, or else when their names do:
-    case, spaces, underscores and the order of words do not matter, and "L" is "left". The order of segments never
-    counts. The segmentation itself stays as it is.
+    A segment is taken for a structure when their SNOMED codes agree and no other does, or else when their names do, see
+    `structure_names`. The order of segments never counts. The segmentation itself stays as it is.
 
     Args:
         segmentation_node: a vtkMRMLSegmentationNode.
@@ -76,10 +68,10 @@ def match_segments(segmentation: Any, labels: Sequence[Any]) -> tuple[dict[int, 
     matched: dict[int, str] = {}
     # The surest first; what one way finds is out of the others' reach.
     ways: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = (
-        (lambda label: _full(label.snomed_code, _side(label.name)), lambda segment: _full(*_code_and_side(segment))),
-        (lambda label: _words(label.name), lambda segment: _words(segment.GetName())),
-        (lambda label: _specific(label.snomed_code), lambda segment: _code_and_side(segment)[0]),
-        (lambda label: _words(label.snomed_meaning), lambda segment: _words(segment.GetName())),
+        (lambda label: _full(label.snomed_code, side(label.name)), lambda segment: _full(*code_and_side(segment))),
+        (lambda label: words(label.name), lambda segment: words(segment.GetName())),
+        (lambda label: structure_names.specific(label.snomed_code), lambda segment: code_and_side(segment)[0]),
+        (lambda label: words(label.snomed_meaning), lambda segment: words(segment.GetName())),
     )
     for of_label, of_segment in ways:
         open_labels = {label.value: label for label in labels if label.value not in matched}
@@ -89,7 +81,7 @@ def match_segments(segmentation: Any, labels: Sequence[Any]) -> tuple[dict[int, 
             {i: of_segment(segment) for i, segment in open_segments.items()},
         )
         for value, segment_id in pairs.items():
-            sides = {_side(open_labels[value].name), _code_and_side(open_segments[segment_id])[1]} - {""}
+            sides = {side(open_labels[value].name), code_and_side(open_segments[segment_id])[1]} - {""}
             if len(sides) < 2:  # never left for right
                 matched[value] = segment_id
     return matched, [i for i in ids if i not in matched.values()]
@@ -106,38 +98,9 @@ def _pairs(labels: Mapping[int, Any], segments: Mapping[str, Any]) -> dict[int, 
     return found
 
 
-def _specific(code: str) -> str:
-    return "" if code in _GENERAL_CODES else code
-
-
 def _full(code: str, side: str) -> tuple[str, ...]:
     """The key of a code with its side; a code that says nothing has none."""
-    return (code, side) if _specific(code) else ()
-
-
-def _words(name: str) -> tuple[str, ...]:
-    """The words of a name in alphabetical order, sides written out."""
-    split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = [word.casefold() for word in re.findall(r"[^\W_]+", split)]
-    return tuple(sorted(_SIDES.get(word, word) for word in words if word not in _FILLERS))
-
-
-def _side(name: str) -> str:
-    sides = {"left", "right"} & set(_words(name))
-    return sides.pop() if len(sides) == 1 else ""
-
-
-def _code_and_side(segment: Any) -> tuple[str, str]:
-    """A segment's SNOMED code, and its side as its modifier or else its name says."""
-    entry = vtk.reference("")
-    if not segment.GetTag(segment.GetTerminologyEntryTagName(), entry):
-        return "", ""
-    # context ~ category ~ type ~ type modifier ~ anatomic context ~ region ~ region modifier; each scheme^code^meaning
-    parts = [part.split("^") for part in str(entry).split("~")]
-    codes = [part[1] if len(part) > 1 and part[0] in {"SCT", "SRT"} else "" for part in parts]
-    codes += [""] * (7 - len(codes))
-    side = _SIDE_CODES.get(codes[3]) or _SIDE_CODES.get(codes[6]) or _side(segment.GetName())
-    return _specific(codes[2]), side
+    return (code, side) if structure_names.specific(code) else ()
 
 
 @contextmanager
