@@ -24,7 +24,7 @@ from .report import check_reference, summary
 from .result import Result, Trace
 from .segmentation import refine, resumed, segment
 from .volume import Volume
-from .worker_requests import CaseRequest
+from .worker_requests import STARTS, CaseRequest
 from .worker_states import States
 from .worker_steering import named_volume
 
@@ -209,6 +209,7 @@ def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, repo
         report: told after every file, stage "write".
     """
     result, folder, stem = case.last, request.folder, f"r{number}-"
+    start = STARTS[0] if problem.startswith(_STATE_GONE) else request.start
     refined = result.trace is not None
     writers: dict[str, Callable[[], Any]] = {
         "labels": lambda: volume_to_files(_compact(result.labels), folder, f"{stem}labels"),
@@ -238,7 +239,7 @@ def answer(request: CaseRequest, number: int, case: KeptCase, problem: str, repo
         "correspondence": {"one_pass": made.get("first", made["final"]), "final": made["final"]},
         "disagreement": made["disagreement"],
         "figures": made["figures"],
-        "trace": None if result.trace is None else {**_trace(result.trace), "start": request.start},
+        "trace": None if result.trace is None else {**_trace(result.trace), "start": start},
         "labels": [asdict(label) for label in result.structures],
         "refined": refined,
         "state": case.state,

@@ -24,6 +24,8 @@ from .session import Session
 _PICTURE, _ROW, _FRAME, _ROWS = 60, 64, 2, 4
 #: Milliseconds of rest after a result before it is packed into the scene, and between two that wait.
 _REST_MS = 800
+#: Milliseconds that the engine's remarks stand in Slicer's status bar.
+_NOTE_MS = 8000
 #: Seconds after which a result is packed while a run goes on, too.
 _MOST_WAIT = 8.0
 
@@ -116,10 +118,14 @@ class HistorySection:
     # Private: what happens
 
     def _on_result(self, outcome: results.Outcome, _nodes: Any, task: Any, config: Any) -> None:
+        before = self.history.current
         try:
             self.history.record(outcome, task.volume, task.model, config)
         except AtlasISTNError as error:
             self._failed(failure_of(error))
+        fresh = [note for note in outcome.warnings if before is None or note not in before.notes]
+        if fresh:
+            slicer.util.showStatusMessage(" ".join(fresh), _NOTE_MS)
         qt.QTimer.singleShot(_REST_MS, self._settle)
 
     def _settle(self) -> None:

@@ -34,6 +34,7 @@ class Store:
 
     def __init__(self, input_node: Any, model: str) -> None:
         self.input_node, self.model = input_node, model
+        self._known: dict[str, tuple[str, Entry | None]] = {}
 
     @property
     def scene(self) -> Any:
@@ -114,7 +115,10 @@ class Store:
 
     def _read(self) -> Iterator[tuple[Any, Entry]]:
         for node in self._nodes(_ENTRY):
-            entry = entry_of_values(nodes.recall(node, _VALUES))
+            name, text = node.GetID(), node.GetAttribute(_VALUES) or ""
+            if self._known.get(name, ("", None))[0] != text:  # asked for far more often than it changes
+                self._known[name] = (text, entry_of_values(nodes.recall(node, _VALUES)))
+            entry = self._known[name][1]
             if entry is not None:
                 yield node, entry
 

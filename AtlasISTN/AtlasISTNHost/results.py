@@ -38,6 +38,8 @@ class Outcome:
         refined: whether there was one.
         disagreement: where the atlas and what it was fitted to disagree, in [0, 1] on the model grid as it was placed;
             None where the engine did not say.
+        state: the engine's name of what the result had got to, to go on from; empty where it gave none.
+        warnings: what the engine remarked.
     """
 
     case: str

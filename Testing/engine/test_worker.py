@@ -272,6 +272,7 @@ def test_a_state_that_is_gone_is_said_to_be(shared_worker, scan, tmp_path):
     event = shared_worker.result("refine", **scan, config=config, start="current", state=first["state"])
     assert event["trace"]["steps"] == first["trace"]["steps"]
     assert "one-pass" in event["warnings"][-1]
+    assert (event["trace"]["start"], back["trace"]["start"]) == ("one-pass", "current")
     error = shared_worker.error("report", case="scan", path=str(tmp_path / "r.png"), state=first["state"])
     assert error["kind"] == "WorkerError"
     assert not (tmp_path / "r.png").exists()
