@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import qt
@@ -19,10 +20,12 @@ from .export_section import ExportSection
 from .history_section import HistorySection
 from .input_section import InputSection
 from .jobs import JobFolders
+from .live import Live
 from .models import Entry
 from .refine_section import RefineSection
 from .review_section import ReviewSection
 from .session import Session, Task
+from .steer_section import SteerSection
 from .training import TrainSection
 
 
@@ -40,12 +43,17 @@ class Panel:
         self._binding: Any = None
         self._seen: Any = None
         self._low_memory = False
+        self._settings: tuple[Any, ...] | None = (
+            None  # of the refinement; None while unwatched
+        )
         self.jobs = JobFolders()
         self.engine = engine or Engine(on_state=self._on_engine)
         self.session = Session(self.engine, self.jobs, self.update)
         self.input = InputSection(ui, self._on_input, self.session.show_failure)
-        self.refine = RefineSection(ui, self.on_segment, self.on_refine, self.session.stop, self._on_strength)
-        self.history = HistorySection(ui, self.session, self.session.show_failure)
+        self.refine = RefineSection(ui, self.on_segment, self.on_refine, self.on_stop, self._on_strength)
+        self.live = Live(self.session, self.refine_reason, self._go_on, self._switch_auto_off)
+        self.steer = SteerSection(ui, self.session, self.auto_restart)
+        self.history = HistorySection(ui, self.session, self.session.show_failure, self.quietly)
         self.review = ReviewSection(ui, self.session, self.session.show_failure)
         self.how_sure = DisagreementSection(ui, self.session, self.session.show_failure)
         self.export = ExportSection(ui, self.session, self.review, self.engine, self.session.show_failure)
@@ -59,16 +67,22 @@ class Panel:
 
     def bind(self, parameters: Any) -> None:
         """Follow a scene's parameter node; None to follow none."""
+        self._settings = None
+        self.live.close()
         if self.parameters is not None and self._binding is not None:
             self.parameters.disconnectGui(self._binding)
         self.parameters, self._binding = parameters, None
         if parameters is not None:
             self._first_choices(parameters)
             self._binding = parameters.connectGui(self.ui)
+        self.steer.bind(parameters)
         self.history.bind(parameters)
         self.review.bind(parameters)
         self.how_sure.bind(parameters)
         self._follow_model()
+        if parameters is not None:
+            self._settings = _settings(parameters)
+            self.live.turn(parameters.autoRefine)
         self.update()
 
     def on_parameters(self) -> None:
@@ -80,7 +94,19 @@ class Panel:
                 self.refine.show_strength(self.parameters.strength)
             self.how_sure.apply()
             self.review.apply()
+            self._watch(self.parameters)
         self.update()
+
+    @contextlib.contextmanager
+    def quietly(self) -> Iterator[None]:
+        """A block that changes settings of the refinement and no refinement follows, as going back to a result does."""
+        self._settings = None
+        try:
+            yield
+        finally:
+            if self.parameters is not None:
+                self._settings = _settings(self.parameters)
+            self.live.asked()
 
     def nodes_changed(self) -> None:
         """Called when nodes came to the scene or left it."""
@@ -97,8 +123,11 @@ class Panel:
     def close(self) -> None:
         """End the engine and remove what was left on disk; called when the module goes away."""
         self.batch.close()
+        self.refine.close()
+        self.live.close()
         self.engine.stop()  # both engines end at once; each is then waited for, because Slicer may have no more timers
         self.bind(None)
+        self.steer.close()
         self.history.close()
         self.review.close()
         self.train.close()
@@ -108,16 +137,23 @@ class Panel:
     def on_segment(self) -> None:
         """The button Segment."""
         if not self.segment_reason():
-            p = self.parameters
-            self._run(lambda: self.session.segment(self._task(), self.refine.config(p) if p.refineAfter else None))
+            self._run(self._segment)
 
     def on_refine(self) -> None:
         """The button Refine."""
         if not self.refine_reason():
-            self._run(lambda: self.session.refine(self._task(), self.refine.config(self.parameters)))
+            self._run(lambda: self._refine("one-pass"))
+
+    def on_stop(self) -> None:
+        """The button Stop: of the run that goes on, and of those that would follow by themselves."""
+        self.session.stop()
+        self.live.stop()
+        self.update()
 
     def auto_restart(self) -> None:
         """Something that steers a refinement changed: with Auto on, refine again from where the last one is."""
+        self.live.changed()
+        self._show_run()
 
     def segment_reason(self) -> str:
         """Why nothing can be segmented now; empty where it can."""
@@ -137,7 +173,7 @@ class Panel:
             return _("{model} is a model of single slices; this volume has many").format(model=model.title)
         if model.dimension == 3 and min(image.GetDimensions()) == 1:
             return _("{model} is a model of volumes; this is a single slice").format(model=model.title)
-        return ""
+        return self.steer.reason("segment")
 
     def refine_reason(self) -> str:
         """Why nothing can be refined now; empty where it can."""
@@ -146,15 +182,16 @@ class Panel:
             return reason
         volume, model = self.parameters.inputVolume, self.input.model
         if self.session.holds(volume, model):
-            return ""
+            return self.steer.reason()
         # The nodes of a scene that was loaded are enough: the engine segments again on its way.
         found = model and nodes.find(slicer.mrmlScene, "segmentation", volume, model.manifest.about.name)
-        return "" if found else _("Segment the volume first")
+        return self.steer.reason() if found else _("Segment the volume first")
 
     def update(self) -> None:
         """Bring the widgets up to what there is to do."""
-        segment, refine = self.segment_reason(), self.refine_reason()
-        self.refine.show(self.session, segment, refine)
+        self.steer.update(self.parameters.inputVolume if self.parameters is not None else None, self.input.model)
+        self.live.update()
+        self._show_run()
         self._show_message(self.session.failure)
         if self.session.outcome is not self._seen:
             self._seen = self.session.outcome
@@ -166,6 +203,38 @@ class Panel:
             self.export.update()
         self.batch.update()
         self.train.update()
+
+    # Private: runs
+
+    def _segment(self) -> None:
+        p, extra = self.parameters, self.steer.extra
+        then = self.refine.config(p) if p.refineAfter else None
+        self.live.asked()
+        self.session.segment(self._task(), then, extra("segment"), extra("refine"))
+
+    def _refine(self, start: str) -> None:
+        config, extra = self.refine.config(self.parameters), self.steer.extra("refine")
+        self.live.asked()
+        self.session.refine(self._task(), config, extra, start)
+
+    def _go_on(self) -> None:
+        self._refine("current")
+
+    def _watch(self, parameters: Any) -> None:
+        """Notice what changed of the refinement's settings, and whether Auto is on."""
+        self.live.turn(parameters.autoRefine)
+        settings = _settings(parameters)
+        if self._settings is not None and settings != self._settings:
+            self._settings = settings
+            self.auto_restart()
+
+    def _switch_auto_off(self) -> None:
+        if self.parameters is not None:
+            self.parameters.autoRefine = False
+        self.live.turn(False)
+
+    def _show_run(self) -> None:
+        self.refine.show(self.session, self.segment_reason(), self.refine_reason(), self.live)
 
     # Private: from one section to another
 
@@ -184,8 +253,9 @@ class Panel:
         """The user chose a model or a device."""
         model = self.input.model
         if model is not None and self.parameters is not None and self.parameters.model != model.key:
-            self.parameters.model = model.key
-            self._use_defaults(model)
+            with self.quietly():
+                self.parameters.model = model.key
+                self._use_defaults(model)
         self._low_memory = False
         self.update()
 
@@ -232,9 +302,12 @@ class Panel:
         if self.parameters is not None:
             self.parameters.strength = value
 
-    def _on_engine(self, _state: str) -> None:
+    def _on_engine(self, state: str) -> None:
         if self.engine.devices:
             self.input.fill_devices(list(self.engine.devices))
+        waits = self.live.waiting or self.session.unwritten
+        if state == "idle" and waits and not self.session.busy:  # it had been at work for somebody else
+            self.update()
 
     def _batch_settings(self) -> batch_run.Settings | str:
         """What a batch is run with, or why none can be."""
@@ -281,6 +354,8 @@ class Panel:
         again = self.on_refine if failure.do == "refine" else self.on_segment
         self.session.show_failure(None)
         action = actions[place].name
+        if action != "install":
+            self.live.stop()
         if action == "install":
             self.input.install_torch()
         elif action == "stop-engine":
@@ -291,3 +366,9 @@ class Panel:
         elif action == "low-memory":
             self._low_memory = True
             again()
+
+
+def _settings(parameters: Any) -> tuple[Any, ...]:
+    """What of the choices a refinement depends on."""
+    p = parameters
+    return (p.strength, p.iterations, p.beta, p.gamma, p.learningRate, p.mode)

@@ -22,6 +22,7 @@ class AtlasISTNParameters:
     model: name of a bundled model, or path of another; empty before any was chosen.
     strength: λ*; 0 before any was chosen.
     iterations, beta, gamma, learningRate (0: the mode's own), mode: of the refinement.
+    autoRefine: refine on whenever something that steers it changes.
     refineAfter: refine as soon as there is something to refine.
     shown: which result the views show, "prediction", "one-pass" or "refined".
     outlinesOnly, atlasOpacity, showSurfaces, showGrid, showJacobian, showDisagreement: how they show it.
@@ -45,6 +46,7 @@ class AtlasISTNParameters:
     gamma: Annotated[float, WithinRange(0.0, 1000.0)] = 0.0
     learningRate: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
     mode: Annotated[str, Choice(["network", "field"])] = "network"
+    autoRefine: bool = False
     refineAfter: bool = False
     shown: Annotated[str, Choice(["prediction", "one-pass", "refined"])] = "refined"
     outlinesOnly: bool = False

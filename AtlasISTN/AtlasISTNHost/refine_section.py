@@ -11,6 +11,8 @@ from slicer.i18n import tr as _
 from AtlasISTNLib.configs import RefineConfig
 
 from . import models
+from .live import Live
+from .loss_chart import LossChart
 from .session import Session
 
 _TICKS = 600  # the slider's reach to either side
@@ -36,6 +38,7 @@ class RefineSection:
         self.ui, self._on_strength = ui, on_strength
         self.own_strength = 1.0
         self._setting = False
+        self.chart = LossChart(ui.lossChartLabel, ui.foldingLiveLabel)
         ui.segmentButton.connect("clicked(bool)", lambda _checked: on_segment())
         ui.refineButton.connect("clicked(bool)", lambda _checked: on_refine())
         ui.stopButton.connect("clicked(bool)", lambda _checked: on_stop())
@@ -85,21 +88,30 @@ class RefineSection:
             mode=parameters.mode,
         )
 
-    def show(self, session: Session, segment_reason: str, refine_reason: str) -> None:
+    def close(self) -> None:
+        """Draw no more."""
+        self.chart.close()
+
+    def show(self, session: Session, segment_reason: str, refine_reason: str, live: Live) -> None:
         """Enable what can be done now; a disabled button's tooltip says why it is."""
         ui = self.ui
         _set_enabled(ui.segmentButton, segment_reason, _("Warp the atlas onto the scan"))
         _set_enabled(ui.refineButton, refine_reason, _("Fit the atlas more closely to this scan"))
         stopping = session.status is not None and session.status.stage == "stopping"
-        reason = "" if session.busy and not stopping else _("Stopping") if stopping else _("Nothing is running")
-        _set_enabled(ui.stopButton, reason, _("Stop; the best result so far is kept"))
-        ui.progressBar.visible = session.busy
-        ui.stopButton.visible = session.busy
+        running = session.busy or live.waiting or session.unwritten
+        reason = "" if running and not stopping else _("Stopping") if stopping else _("Nothing is running")
+        _set_enabled(ui.stopButton, reason, _("Stop, and switch Auto off; the best result so far is kept"))
+        ui.progressBar.visible = ui.stopButton.visible = running
+        self.chart.show(session.course, session.refining or session.unwritten)
         status = session.status
-        ui.statusLabel.visible = bool(status is not None or segment_reason)
+        if status is None and running:
+            return  # between two refinements: what was said of the last one still stands
         if status is None:
-            ui.statusLabel.text = segment_reason
+            stale = live.stale and not refine_reason and session.outcome is not None
+            text = segment_reason or (_("The settings have changed since this result: refine again") if stale else "")
+            ui.statusLabel.visible, ui.statusLabel.text = bool(text), text
             return
+        ui.statusLabel.visible = True
         if status.fraction is None:
             ui.progressBar.setRange(0, 0)  # busy, with no end in sight
         else:

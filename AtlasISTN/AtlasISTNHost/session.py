@@ -261,13 +261,12 @@ class Session:
 
     def _on_preview(self, event: Mapping[str, Any]) -> None:
         run = self._run
-        if run is None or not run.volume_id or self.nodes is None or not self.nodes.surfaces:
+        if run is None:
             return
-        volume = slicer.mrmlScene.GetNodeByID(run.volume_id)
-        if volume is None:
+        run.previews += 1
+        if not run.volume_id or self.nodes is None or slicer.mrmlScene.GetNodeByID(run.volume_id) is None:
             return
         correspondence = correspondence_from_files(event["correspondence"], run.folder)
-        run.previews += 1
         self._move_surfaces(run.task.model, correspondence, run.frame)
         self._tell_preview(correspondence, run.frame)
 
