@@ -135,7 +135,8 @@ def reason(choices: Choices, pulled: bool = False) -> str:
             return _("Say which segment of {name} is which structure").format(name=choices.target.GetName())
     if choices.ignore and (choices.region is None or not choices.region_id):
         return _("Paint the region to ignore, or choose one")
-    if choices.names and not pulled and all((choices.weights or {}).get(v, NORMAL) == OFF for v in choices.names):
+    pulling = {entry.value for entry in choices.used} if choices.target is not None else set(choices.names or {})
+    if choices.names and not pulled and all((choices.weights or {}).get(v, NORMAL) == OFF for v in pulling):
         return _("All structures are off, so that nothing would pull the atlas")
     return ""
 

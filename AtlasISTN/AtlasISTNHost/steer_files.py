@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from AtlasISTNLib.topology import label_boxes
 from AtlasISTNLib.volume import Volume
 
 from . import frames, ignore, targets
 from .jobs import JobFolders, save_volume
-from .steer_choices import Choices
+from .steer_choices import OFF, Choices
 
 
 class SteerFiles:
@@ -29,11 +30,12 @@ class SteerFiles:
         self._folder: Path | None = None
         self._count = 0
         self._kept: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._shown: frozenset[int] = frozenset()  # label values that the target holds on the input
 
     def fields(
         self, do: str, choices: Choices, volume: Any, landmarks: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Fields of a request "segment" or "refine".
+        """Fields of a request "segment" or "refine". Structures that a target does not show do not pull.
 
         Args:
             do: which of them.
@@ -58,8 +60,11 @@ class SteerFiles:
             steering["ignore"] = self._ignore(choices, volume)
         if landmarks:
             steering["landmarks"] = dict(landmarks)
-        if choices.weights:
-            steering["label_weights"] = {str(value): weight for value, weight in choices.weights.items()}
+        weights = dict(choices.weights or {})
+        if target is not None:  # what it does not show is not known to be absent
+            weights.update({value: OFF for value in choices.names or {} if value not in self._shown})
+        if weights:
+            steering["label_weights"] = {str(value): weight for value, weight in sorted(weights.items())}
         if choices.certainty:
             steering["certainty"] = True
         if steering:
@@ -69,7 +74,13 @@ class SteerFiles:
     def _target(self, choices: Choices, volume: Any) -> dict[str, Any]:
         used = tuple((entry.segment_id, entry.value) for entry in choices.used)
         stamp = (used, targets.content_stamp(choices.target, [key for key, _value in used]), _stamp(volume))
-        return self._entry("target", stamp, lambda: targets.target_volume(choices.target, choices.matches, volume))
+
+        def make() -> Volume:
+            made = targets.target_volume(choices.target, choices.matches, volume)
+            self._shown = frozenset(label_boxes(made.array[0]))
+            return made
+
+        return self._entry("target", stamp, make)
 
     def _ignore(self, choices: Choices, volume: Any) -> dict[str, Any]:
         stamp = (targets.content_stamp(choices.region, [choices.region_id]), _stamp(volume))

@@ -292,7 +292,7 @@ class SteerSection:
             found, count = len(choices.names or {}) - len(choices.missing), len(choices.names or {})
             note = _("{found} of {count} structures are in it.").format(found=found, count=count)
             if choices.missing:
-                note += " " + _("Missing, and taken for background: {names}.").format(names=", ".join(choices.missing))
+                note += " " + _("These are not, and do not pull: {names}.").format(names=", ".join(choices.missing))
             ui.targetNoteLabel.text = note
         ui.withoutNetworkCheckBox.enabled = usable and fit != PREDICTION
         ui.withoutNetworkCheckBox.toolTip = (

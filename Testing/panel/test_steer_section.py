@@ -203,7 +203,7 @@ class TestTarget:
         assert ui.steerCollapsibleButton.text == "Steer (on)"
         sent = request(panel)
         assert set(sent) == {"steering"}
-        assert set(sent["steering"]) == {"target"}
+        assert sent["steering"]["label_weights"] == {"5": 0.0}  # it is not known where the left atrium is
         target = read(sent["steering"]["target"])
         np.testing.assert_array_equal(target.array[0], np.where(boxes(scan) == 5, 0, boxes(scan)))
         assert target.grid.same_as(frames.grid_of(scan))
@@ -237,6 +237,20 @@ class TestTarget:
         with pytest.raises(AtlasISTNError, match="Abdomen"):
             request(panel)
 
+    def test_a_structure_without_voxels_does_not_pull(self, panel, ui, scan):
+        node = segmentation(scan, HEART)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(np.zeros_like(boxes(scan)), node, "S2", scan)
+        fit_to(ui, node)
+        panel.steer._weights._boxes[4].value = 3
+        assert request(panel)["steering"]["label_weights"] == {"2": 0.0, "4": 3.0}
+
+    def test_off_in_the_only_structure_of_a_target_is_a_reason(self, panel, ui, scan, result):
+        fit_to(ui, segmentation(scan, {2: "LV"}))
+        assert panel.refine_reason() == ""
+        panel.steer._weights._boxes[2].value = 0
+        standin.process_events()
+        assert "off" in panel.refine_reason()
+
     def test_a_result_is_refused(self, panel, ui, result):
         fit_to(ui, result[nodes.SEGMENTATION])
         assert "result" in panel.refine_reason()
@@ -255,7 +269,9 @@ class TestTarget:
         assert "without the network" in ui.steerWordsLabel.text
         first, again = request(panel, "segment"), request(panel, "refine")
         assert set(first) == {"target"}
-        assert again == first  # so that the engine knows it again
+        assert again["target"] == first["target"]  # so that the engine knows it again
+        assert set(again) == {"target", "steering"}
+        assert set(again["steering"]) == {"label_weights"}
         np.testing.assert_array_equal(read(first["target"]).array[0], np.where(boxes(scan) == 5, 0, boxes(scan)))
         paint(total, scan)
         assert request(panel, "segment") != first
@@ -505,7 +521,7 @@ class TestScene:
             panel.parameters.targetMatches = text
             standin.process_events()
             assert "4 of 5" in ui.targetNoteLabel.text
-            assert "label_weights" not in request(panel)["steering"]
+            assert request(panel)["steering"]["label_weights"] == {"5": 0.0}
 
     def test_closing_the_scene_is_no_removal(self, panel, ui, scan, total):
         fit_to(ui, total)
