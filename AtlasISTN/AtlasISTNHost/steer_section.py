@@ -203,7 +203,7 @@ class SteerSection:
             if before and here and before[0] != here[0]:
                 # A selector moves on to another node just before its own one is removed.
                 self._gone[what] = before
-                qt.QTimer.singleShot(0, self._gone.clear)
+                qt.QTimer.singleShot(0, lambda: self._gone.clear())
             if here:
                 self._seen[what] = here
             else:
