@@ -132,6 +132,7 @@ class Live:
             self._ran, self.stale = True, False
         except AtlasISTNError as error:
             self.stop()
+            self.stale = True
             self.session.failure = messages.failure_of(error)
         finally:
             self._starting = False

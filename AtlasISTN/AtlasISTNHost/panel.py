@@ -43,9 +43,7 @@ class Panel:
         self._binding: Any = None
         self._seen: Any = None
         self._low_memory = False
-        self._settings: tuple[Any, ...] | None = (
-            None  # of the refinement; None while unwatched
-        )
+        self._settings: tuple[Any, ...] | None = None  # of the refinement; None while they are not watched
         self.jobs = JobFolders()
         self.engine = engine or Engine(on_state=self._on_engine)
         self.session = Session(self.engine, self.jobs, self.update)
