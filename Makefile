@@ -12,10 +12,11 @@ HOST   := $(VENV)/.host-ready
 demo: $(READY)  ## segment a sample with a bundled model and write pictures and numbers to out/demo
 	$(BIN)/atlas-istn demo --output out/demo
 
-# A process for each part: the engine's tests know no Slicer, the host's know its MRML, the panel's a whole stand-in
+# Processes for each part: the engine's tests know no Slicer, the host's know its MRML, the panel's a whole stand-in. Two
+# of them share a part, file by file, each on one core.
 test: $(HOST) libraries  ## run the tests, all of them also where some fail
 	@status=0; for part in engine host panel; do \
-	  echo "Testing/$$part"; $(BIN)/python -m pytest -q Testing/$$part; code=$$?; \
+	  echo "Testing/$$part"; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile Testing/$$part; code=$$?; \
 	  if [ $$status = 0 ]; then status=$$code; fi; \
 	done; exit $$status
 
