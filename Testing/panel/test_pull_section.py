@@ -119,9 +119,11 @@ def the_surfaces() -> Any:
 def empty() -> Iterator[Bench]:
     """A scan that was not segmented."""
     slicer.mrmlScene.Clear(0)
+    manager = slicer.app.layoutManager()  # there before any scan, as in Slicer
     scan = cases.scan(slicer.mrmlScene, spacing=(4.0, 4.0, 4.0), extent=100.0)
     slicer.util.setSliceViewerLayers(background=scan, fit=True)
     views.picture(layout="red", size=(400, 360))
+    manager.sliceWidget("Red")._view().set_offset(float(cases.PLACE[2]) + 0.3)
     widget = slicer.util.loadUI(str(MODULE / "Resources" / "UI" / "AtlasISTN.ui"))
     widget.setMRMLScene(slicer.mrmlScene)
     ui = slicer.util.childWidgetVariables(widget)
