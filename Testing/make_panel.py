@@ -141,6 +141,7 @@ def walk(session: Session) -> None:
     _check(session)
     session.picture("refined", "refineCollapsibleButton")
     look(session)
+    steer(session)
     finish(session)
 
 
@@ -185,6 +186,69 @@ def points(session: Session) -> None:
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *middle.tolist())
     session.click("toAtlasButton")
     session.picture("points", "reviewCollapsibleButton")
+
+
+def steer(session: Session) -> None:
+    """Auto, a region that is ignored, a pull; where the atlas disagrees; the history, and two results compared."""
+    from mouse import Mouse
+    from standin import mrml
+
+    ui, panel, slicer = session.ui, session.panel, session.slicer
+    session.click("steerCollapsibleButton")
+    session.click("autoCheckBox")
+    slicer.modules.segmenteditor = mrml.Module("SegmentEditor")  # to be gone to; what it does there follows
+    session.click("paintIgnoreButton")
+    paint_ball(session, 2, 14.0)
+    session.wait(lambda: panel.session.refining)
+    session.wait()
+    surface = slicer.util.arrayFromModelPoints(panel.review.nodes.surfaces[3])
+    view = slicer.app.layoutManager().sliceWidget("Red")._view()
+    height = view.logic.GetSliceOffset()
+    near = surface[np.abs(surface[:, 2] - height) < 2]
+    place = np.array([*near[near[:, 1].argmax()][:2], height], dtype=float)
+    session.click("pullButton")
+    mouse = Mouse(view)
+    mouse.click(place)
+    standin.process_events()
+    mouse.drag(place, place + np.array([4.0, 9.0, 0.0]))
+    session.wait(lambda: panel.session.refining)
+    session.picture("steering", "steerCollapsibleButton")
+    session.wait()
+    session.click("autoCheckBox")
+    session.picture("steered", "steerCollapsibleButton")
+    session.click("steerCollapsibleButton")
+    session.click("disagreementCheckBox")
+    session.picture("how-sure", "reviewCollapsibleButton")
+    session.click("disagreementCheckBox")
+    session.click("historyCollapsibleButton")
+    ui.compareComboBox.setCurrentIndex(ui.compareComboBox.count - 1)
+    standin.process_events(0.2)
+    session.picture("history", "historyCollapsibleButton")
+    ui.compareComboBox.setCurrentIndex(0)
+    session.click("historyCollapsibleButton")
+
+
+def paint_ball(session: Session, structure: int, radius: float) -> None:
+    """What the Segment Editor's brush would leave in the region to ignore: a ball (mm) in a structure's middle."""
+    slicer, volume = session.slicer, session.panel.parameters.inputVolume
+    region = session.panel.parameters.ignored
+    middle = np.array(slicer.util.arrayFromModelPoints(session.panel.review.nodes.surfaces[structure])).mean(axis=0)
+    matrix = slicer.util.arrayFromVTKMatrix(_ijk_to_ras(volume))
+    shape = slicer.util.arrayFromVolume(volume).shape
+    index = np.indices(shape)[::-1].reshape(3, -1)
+    points = matrix[:3, :3] @ index + matrix[:3, 3:]
+    ball = (np.linalg.norm(points - middle[:, None], axis=0) < radius).reshape(shape)
+    segment = region.GetSegmentation().GetNthSegmentID(0)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(ball.astype(np.uint8), region, segment, volume)
+    standin.process_events(0.1)
+
+
+def _ijk_to_ras(volume: Any) -> Any:
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix
 
 
 def finish(session: Session) -> None:

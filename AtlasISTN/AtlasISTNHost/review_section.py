@@ -96,7 +96,8 @@ class ReviewSection:
         shown = p.shown if self._reason(p.shown) == "" else self._fallback()
         wanted = {
             "shown": shown,
-            "outlines": p.outlinesOnly,
+            # Filled structures would hide a map.
+            "outlines": p.outlinesOnly or p.showJacobian or p.showDisagreement,
             "surfaces": p.showSurfaces,
             "grid": p.showGrid,
             "jacobian": p.showJacobian,
@@ -107,7 +108,7 @@ class ReviewSection:
         if "shown" in changed and shown:
             review.show(found, shown)
         if "outlines" in changed:
-            review.set_outlines_only(found, p.outlinesOnly)
+            review.set_outlines_only(found, wanted["outlines"])
         if "surfaces" in changed:
             review.show_surfaces(found, p.showSurfaces)
         if "grid" in changed:

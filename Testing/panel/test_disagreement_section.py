@@ -141,6 +141,20 @@ def test_the_box_lays_the_map_over_the_slices(panel, ui, scan):
     assert foreground() == ""
 
 
+def test_structures_are_outlines_while_a_map_is_shown(panel, ui, scan):
+    segmented(panel, scan)
+    display = panel.review.nodes.segmentation.GetDisplayNode()
+    for box in (ui.disagreementCheckBox, ui.jacobianCheckBox):
+        assert display.GetVisibility2DFill()
+        standin.click(box)
+        standin.process_events()
+        assert not display.GetVisibility2DFill()
+        assert not ui.outlineCheckBox.checked  # which is the user's
+        standin.click(box)
+        standin.process_events()
+    assert display.GetVisibility2DFill()
+
+
 def test_two_maps_are_not_shown_at_once(panel, ui, scan):
     segmented(panel, scan)
     standin.click(ui.disagreementCheckBox)
