@@ -113,7 +113,7 @@ WIDGET_ROOMS = {
     *("panel", "drawing", "input_section", "refine_section", "review_section", "export_section", "session"),
     *("scripting", "settings", "torch_setup", "engine", "inbox", "worker_process", "batch", "batch_run", "training"),
     *("disagreement_section", "fit_effect", "fit_widgets"),
-    *("steer_section", "steer_tables", "history_section", "comparison_table"),
+    *("steer_section", "steer_tables", "pull_section", "history_section", "comparison_table"),
 }
 
 # Attributes and methods by which a widget shows a text to the user
