@@ -90,9 +90,10 @@ class Guidance:
         """
         target = None if result.source == "itn" else result.soft_prediction
         labels = _tensor(result.soft_prediction.array, bundle)
+        if steering is not None:
+            check_steering(steering, bundle.labels, bundle.grid, result.image.grid)
         if not steering:
             return cls(labels, target)
-        check_steering(steering, bundle.labels, bundle.grid, result.image.grid)
         placed = result.placement.grid
         if steering.target is not None:
             soft = soft_target(steering.target, steering.target_map, bundle.labels, placed)

@@ -67,6 +67,26 @@ def test_without_steering_the_loss_is_bit_for_bit_as_published(mode, gamma, a_sm
     assert first.s2a == (s2a.item() if gamma else 0.0)
 
 
+@either_mode
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_without_steering_the_result_is_bit_for_bit_as_without_the_option(
+    ndim, mode, make_bundle, an_image, a_flat_image
+):
+    bundle = make_bundle(ndim)
+    result, config = segment(bundle, an_image if ndim == 3 else a_flat_image), RefineConfig(3, 20.0, mode=mode)
+    plain, empty = refine(bundle, result, config), refine(bundle, result, config, steering=Steering())
+    for key in ("displacement", "displacement_back"):
+        ours, theirs = (getattr(r.correspondence, key).array for r in (empty, plain))
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(empty.correspondence.theta, plain.correspondence.theta)
+    np.testing.assert_array_equal(empty.labels.array, plain.labels.array)
+
+
+def test_a_weight_of_an_unknown_label_is_refused_even_where_it_changes_nothing(a_small_bundle, a_result):
+    with pytest.raises(ConfigError, match="the label 5, which the model has not"):
+        refine(a_small_bundle, a_result, FIELD, steering=Steering(label_weights={5: 1.0}))
+
+
 # -------------------------------------------------------------------------------------------------------- landmarks
 
 
