@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from AtlasISTNLib.arguments import parse
 from AtlasISTNLib.bundle import save_bundle
 from AtlasISTNLib.configs import RefineConfig
 from AtlasISTNLib.geometry import Grid
 from AtlasISTNLib.segmentation import refine, segment
-from AtlasISTNLib.steering import Landmarks, Steering
+from AtlasISTNLib.steering import LANDMARK_WEIGHT, Landmarks, Steering
 from AtlasISTNLib.volume import Volume
 
 CONFIG = RefineConfig(15, 5.0, learning_rate=0.2, mode="field")
@@ -298,3 +301,14 @@ def test_a_batch_goes_on_after_a_target_that_cannot_be(steered, tmp_path, data):
     assert [line for line in err.splitlines() if line.startswith("error:") and "again.nrrd" in line]
     assert (tmp_path / "out" / "head" / "labels.nrrd").exists()
     assert not (tmp_path / "out" / "again").exists()
+
+
+def test_the_documentation_shows_what_there_is():
+    """Its commands can be read, its table names every option, and its default is the default."""
+    documented = (Path(__file__).parents[2] / "docs" / "steering.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^atlas-istn (segment .*)$", documented, re.MULTILINE)
+    assert len(commands) > 2
+    assert any(parse(shlex.split(command)).ignore for command in commands)
+    options = {"target", "target-map", "ignore", "landmarks", "landmark-weight", "label-weights", "certainty"}
+    assert set(re.findall(r"^\| `--([a-z-]+)", documented, re.MULTILINE)) == options
+    assert f"`--landmark-weight {LANDMARK_WEIGHT:g}`" in documented
