@@ -22,6 +22,8 @@ REDRAW_MS = 200
 _LEAST_SHARE = 1e-3
 #: Colours that are told apart, also by people who do not tell red from green, on light and on dark panels.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#3b82d0", "#e08a1e", "#2a9d76", "#b565c4", "#8a8a8a"
+#: More points than these tell the eye nothing more, and cost time while it refines.
+_MOST_POINTS = 160
 #: Pixels to the left, to the right and below the curves.
 _LEFT, _RIGHT, _BELOW, _ROW = 46, 12, 18, 16
 
@@ -165,6 +167,7 @@ def chart(
     pixmap = qt.QPixmap(max(1, round(width * ratio)), max(1, round(height * ratio)))
     pixmap.setDevicePixelRatio(ratio)
     pixmap.fill(qt.QColor(0, 0, 0, 0))
+    points = thinned(points, _MOST_POINTS)
     reach = limits(points)
     if reach is None or width < 120 or height < 80:
         return pixmap
@@ -179,7 +182,7 @@ def chart(
         area = _Area(_LEFT, top + 6, width - _RIGHT, height - _BELOW, *ends, *reach)
         _draw_axes(painter, area, starts, text)
         for curve in drawn:
-            _draw_curve(painter, area, thinned(points, area.right - area.left), curve)
+            _draw_curve(painter, area, points, curve)
     finally:
         painter.end()
     return pixmap
@@ -191,8 +194,8 @@ def limits(points: Sequence[Point]) -> tuple[float, float] | None:
     if len(totals) < 2:
         return None
     high = max(totals)
-    seen = [getattr(point, curve.key) for point in points for curve in curves()]
-    low = min(value for value in seen if value >= _LEAST_SHARE * high)
+    least = _LEAST_SHARE * high
+    low = min(v for p in points for v in (p.total, p.a2s, p.s2a, p.reg, p.landmarks) if v >= least)
     lower, upper = math.log10(low), math.log10(high)
     around = max(0.05 * (upper - lower), 0.02)
     return lower - around, upper + around
@@ -215,9 +218,9 @@ def step_ticks(first: int, last: int) -> list[int]:
 
 
 def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
-    """Not many more points than there are pixels, first and last among them."""
-    stride = max(1, len(points) // max(most, 1))
-    return [*points[:-1:stride], points[-1]]
+    """Not many more points than `most`, first and last among them."""
+    stride = max(1, math.ceil(len(points) / most))
+    return [*points[:-1:stride], *points[-1:]]
 
 
 def _draw_legend(painter: Any, drawn: Sequence[Curve], width: int, text: Any) -> int:

@@ -46,7 +46,7 @@ class Panel:
         self._settings: tuple[Any, ...] | None = None  # of the refinement; None while they are not watched
         self.jobs = JobFolders()
         self.engine = engine or Engine(on_state=self._on_engine)
-        self.session = Session(self.engine, self.jobs, self.update)
+        self.session = Session(self.engine, self.jobs, self.update, self._on_progress)
         self.input = InputSection(ui, self._on_input, self.session.show_failure)
         self.refine = RefineSection(ui, self.on_segment, self.on_refine, self.on_stop, self._on_strength)
         self.live = Live(self.session, self.refine_reason, self._go_on, self._switch_auto_off)
@@ -230,6 +230,10 @@ class Panel:
         if self.parameters is not None:
             self.parameters.autoRefine = False
         self.live.turn(False)
+
+    def _on_progress(self) -> None:
+        self.live.update()
+        self._show_run()
 
     def _show_run(self) -> None:
         self.refine.show(self.session, self.segment_reason(), self.refine_reason(), self.live)

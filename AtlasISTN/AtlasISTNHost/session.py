@@ -44,6 +44,7 @@ class Session:
         engine: the engine's process.
         jobs: where requests keep their files.
         on_change: told after every change of what the attributes say.
+        on_progress: told in its place where only `status` and `course` have changed, which is often.
 
     Attributes:
         status: of the run that is going on; None when none is.
@@ -57,8 +58,14 @@ class Session:
             config is None where nothing was refined.
     """
 
-    def __init__(self, engine: Engine, jobs: JobFolders, on_change: Callable[[], None]) -> None:
-        self.engine, self.jobs, self._changed = engine, jobs, on_change
+    def __init__(
+        self,
+        engine: Engine,
+        jobs: JobFolders,
+        on_change: Callable[[], None],
+        on_progress: Callable[[], None] | None = None,
+    ) -> None:
+        self.engine, self.jobs, self._changed, self._progressed = engine, jobs, on_change, on_progress or on_change
         self.status: Status | None = None
         self.failure: Failure | None = None
         self.outcome: results.Outcome | None = None
@@ -252,7 +259,7 @@ class Session:
         if run.stage == "refine":
             self.course.add(int(event.get("step") or 0), event.get("values") or {})
             self._give_way(run)
-        self._changed()
+        self._progressed()
 
     def _give_way(self, run: Run) -> None:
         if run.giving_way and not run.cancelled and run.stage == "refine":

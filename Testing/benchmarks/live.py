@@ -75,12 +75,13 @@ def dragged(panel: Any, end: int) -> dict[str, float]:
     """Drag λ* to a tick while a refinement goes on; the figures of what follows."""
     session, slider = panel.session, panel.ui.strengthSlider
     slider.value = 0
+    panel.auto_restart()  # also where the slider was there before
     wait(lambda: session.refining and session.previews >= 2)
-    began = slider.value
+    began, last = slider.value, 0.0
     for share in range(1, 11):
-        slider.value = round(began + (end - began) * share / 10)
         standin.process_events(DRAG / 10)
-    last = time.monotonic()
+        last = time.monotonic()
+        slider.value = round(began + (end - began) * share / 10)
     wanted = panel.refine.strength
     found: dict[str, float] = {"load": os.getloadavg()[0]}
     losses: list[tuple[float, float]] = []
