@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from .bundle import Bundle
 from .configs import ModelConfig
@@ -15,6 +17,10 @@ from .result import Result
 
 #: Adam's learning rates: the paper's for weights; for fields that of the velocity, in voxels.
 LEARNING_RATES = {"network": 1e-3, "field": 0.1}
+#: Steps over which the learning rate grows to its full size where a refinement goes on from a refined state. Adam's
+#: first steps are as long as the rate whatever the gradient: near a minimum they would lead away from it, to twice the
+#: loss on the phantom heart, and it would take twenty steps to come back.
+GENTLE_STEPS = 5
 #: Affine parameters are of the order of 1 where velocities are of the order of 10 voxels.
 _AFFINE_SHARE = 0.1
 
@@ -32,6 +38,19 @@ class Moving:
     parameters: dict[float, list[Tensor]]
     current: Callable[[], tuple[Tensor | None, Tensor | None]]
     weights: Callable[[], dict[str, Tensor] | None]
+
+
+def optimiser(moving: Moving, rate: float, goes_on: bool) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Adam over what moves, and the schedule of its rate, which is to be stepped with it.
+
+    Args:
+        moving: gives the parameters.
+        rate: learning rate.
+        goes_on: whether they have been refined before; see `GENTLE_STEPS`.
+    """
+    groups = [{"params": group, "lr": rate * share} for share, group in moving.parameters.items()]
+    adam = torch.optim.Adam(groups)
+    return adam, LambdaLR(adam, lambda step: min(1.0, (step + 1) / GENTLE_STEPS) if goes_on else 1.0)
 
 
 def network_moving(bundle: Bundle, result: Result, prediction: Tensor) -> Moving:
@@ -77,4 +96,4 @@ def field_moving(bundle: Bundle, result: Result) -> Moving:
     return Moving(groups, lambda: (leaves[0], leaves[1]), lambda: None)
 
 
-__all__ = ["LEARNING_RATES", "Moving", "field_moving", "network_moving"]
+__all__ = ["GENTLE_STEPS", "LEARNING_RATES", "Moving", "field_moving", "network_moving", "optimiser"]

@@ -23,7 +23,7 @@ from .errors import ConfigError, DeviceError, DivergenceError
 from .geometry import Grid, Plane, transform_points
 from .guidance import Guidance
 from .losses import folded_share, smoothness, strength_in_voxels
-from .moving import LEARNING_RATES, field_moving, network_moving
+from .moving import LEARNING_RATES, field_moving, network_moving, optimiser
 from .placement import SMALL_SLAB_VOXELS, Placement, place, place_on, touching
 from .progress import Cancel, Progress, Report, never, silent, stop_if
 from .result import LandmarkLeft, Result, State, Step, Trace
@@ -132,7 +132,8 @@ def refine(
 
     It begins at the state of `result`: the one-pass one after `segment`, the refined one after `refine` (in mode
     "network" with the weights that `result` was refined to, or the model's own if it was refined as a field; with
-    another target, with what they give for it). Adam begins afresh. The state of the lowest loss is kept.
+    another target, with what they give for it). Adam begins afresh, and at a refined state with five shorter steps.
+    The state of the lowest loss is kept.
 
     Args:
         config: None fields take the model's own defaults; zero iterations give `result` back.
@@ -221,8 +222,7 @@ class _Refinement:
 
     def run(self, report: Report, cancel: Cancel, brief: Cancel) -> Result:
         iterations, rate = self.config.iterations or 0, self.config.learning_rate or 0.0
-        groups = [{"params": group, "lr": rate * share} for share, group in self.moving.parameters.items()]
-        optimizer = torch.optim.Adam(groups)
+        optimizer, schedule = optimiser(self.moving, rate, goes_on=self.result.trace is not None)
         stopped = "finished"
         for step in range(iterations + 1):
             last = step == iterations
@@ -240,6 +240,7 @@ class _Refinement:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            schedule.step()
         return self._finished(stopped, fine=stopped == "finished" or not brief())
 
     def _loss(self, warp: Transformation, step: int) -> tuple[Tensor, Step, Tensor | None]:

@@ -176,6 +176,16 @@ class TestRefine:
         assert min(s.total for s in second.trace.steps) <= second.trace.steps[0].total
         assert second.one_pass is a_flat_result.one_pass
 
+    @either_mode
+    def test_it_goes_on_gently(self, mode, a_flat_bundle, a_flat_result):
+        """Near a minimum Adam's first steps, as long as the rate whatever the gradient, would lead away from it."""
+        refined = refine(a_flat_bundle, a_flat_result, RefineConfig(60, 20.0, mode=mode))
+        afresh = refine(a_flat_bundle, replace(refined, trace=None), RefineConfig(6, 20.0, mode=mode)).trace.steps
+        onwards = refine(a_flat_bundle, refined, RefineConfig(6, 20.0, mode=mode)).trace.steps
+        assert onwards[0] == afresh[0]
+        up = [max(step.total for step in steps[1:]) - steps[0].total for steps in (afresh, onwards)]
+        assert up[1] < up[0] / 3
+
     def test_fields_can_go_on_from_a_network(self, a_flat_bundle, a_flat_result):
         first = refine(a_flat_bundle, a_flat_result, RefineConfig(5, 20.0, mode="network"))
         second = refine(a_flat_bundle, first, RefineConfig(3, 20.0, mode="field"))
