@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import slicer
 import standin
@@ -395,3 +397,61 @@ class TestTiming:
         session.engine.state = "idle"
         live.update()
         assert self.started == 1
+
+
+class TestLooks:
+    def test_the_chart_stays_and_the_folding_goes(self, panel, ui):
+        with panel.quietly():
+            ui.iterationsSpinBox.value = 2000
+        standin.click(ui.refineButton)
+        assert standin.wait_until(lambda: ui.lossChartLabel.visible and ui.foldingLiveLabel.visible, SECONDS)
+        assert "old" in ui.foldingLiveLabel.text
+        standin.click(ui.stopButton)
+        settle(panel)
+        assert ui.lossChartLabel.visible
+        assert not ui.lossChartLabel.pixmap.isNull()
+        assert not ui.foldingLiveLabel.visible
+        standin.click(ui.segmentButton)
+        settle(panel)
+        assert not ui.lossChartLabel.visible, "one pass has no course"
+
+    def test_a_heart_follows_and_ends_as_a_label_map(self, panel, ui, requests):
+        load(panel, "Phantom heart")
+        nodes = panel.session.nodes
+        surface, display = nodes.surfaces[2], nodes.surfaces[2].GetDisplayNode()
+        labels = array_of(nodes.segmentation, panel)
+        with panel.quietly():
+            ui.iterationsSpinBox.value = 2000
+        standin.click(ui.autoCheckBox)
+        seen = [points_of(surface)]
+        outlined: list[bool] = []
+        look = lambda *_: (seen.append(points_of(surface)), outlined.append(bool(display.GetVisibility2D())))  # noqa: E731
+        panel.session.on_preview_listeners.append(look)
+        drag(ui, -150)
+        assert standin.wait_until(lambda: len(seen) > 2, SECONDS)
+        with panel.quietly():
+            ui.iterationsSpinBox.value = 8
+        drag(ui, -300)
+        assert standin.wait_until(lambda: panel.session.unwritten, SECONDS)
+        assert display.GetVisibility2D(), "outlines stay from one refinement to the next"
+        np.testing.assert_array_equal(array_of(nodes.segmentation, panel), labels)
+        settle(panel)
+        panel.session.on_preview_listeners.remove(look)
+        assert all(outlined)
+        assert all((a != b).any() for a, b in itertools.pairwise(seen[:3]))
+        assert not display.GetVisibility2D()
+        assert (array_of(nodes.segmentation, panel) != labels).any()
+        middle = (surface.GetPolyData().GetNumberOfPoints(), points_of(surface).mean(axis=0))
+        atlas = panel.session.surfaces_of(panel.input.model)[2]
+        expected = panel.session.outcome.final.image_from_atlas(atlas.points).mean(axis=0) * (-1, -1, 1)
+        assert middle[0] == len(atlas.points)
+        assert middle[1] == pytest.approx(expected, abs=1e-2), "the surface is that of the result"
+
+
+def points_of(node: Any) -> np.ndarray:
+    return np.array(slicer.util.arrayFromModelPoints(node))
+
+
+def array_of(segmentation: Any, panel: Any) -> np.ndarray:
+    identifier = segmentation.GetSegmentation().GetNthSegmentID(1)
+    return np.array(slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, panel.parameters.inputVolume))
