@@ -233,7 +233,7 @@ class Session:
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
-        if do == "refine" and self.nodes is not None:
+        if do == "refine" and self.holds(task.volume, task.model):
             surfaces.show_outlines(self.nodes.surfaces, True)
         self._run = Run(task, task.volume.GetID(), folder, then, config, frames.processing_frame(task.volume))
         self.status = Status("", None, _("Starting the engine…") if self.engine.state == "off" else _("Starting…"))
@@ -271,7 +271,8 @@ class Session:
         if run is None:
             return
         run.previews += 1
-        if not run.volume_id or self.nodes is None or slicer.mrmlScene.GetNodeByID(run.volume_id) is None:
+        volume = slicer.mrmlScene.GetNodeByID(run.volume_id) if run.volume_id else None
+        if not self.holds(volume, run.task.model):  # the surfaces at hand are another scan's
             return
         correspondence = correspondence_from_files(event["correspondence"], run.folder)
         self._move_surfaces(run.task.model, correspondence, run.frame)
