@@ -112,7 +112,7 @@ HOST_ROOM_PACKAGES = {
 WIDGET_ROOMS = {
     *("panel", "drawing", "input_section", "refine_section", "review_section", "export_section", "session"),
     *("scripting", "settings", "torch_setup", "engine", "inbox", "worker_process", "batch", "batch_run", "training"),
-    *("disagreement_section", "fit_effect", "fit_widgets"),
+    *("disagreement_section", "fit_effect", "fit_widgets", "live", "loss_chart"),
     *("steer_section", "steer_tables", "pull_section", "history_section", "comparison_table"),
 }
 
