@@ -17,6 +17,7 @@ class FakeEngine:
     state: str = "idle"
     asked: list[tuple[str, dict]] = field(default_factory=list)
     cancelled: int = 0
+    briefly: int = 0
     stopped: int = 0
     told: Any = None
 
@@ -43,8 +44,9 @@ class FakeEngine:
     def progress(self, **event: Any) -> None:
         self.tell("progress", event)
 
-    def cancel(self) -> None:
+    def cancel(self, brief: bool = False) -> None:
         self.cancelled += 1
+        self.briefly += brief
 
     def stop(self, wait_ms: int = 0) -> None:
         self.stopped += 1

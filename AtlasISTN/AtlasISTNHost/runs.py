@@ -75,6 +75,7 @@ class Run:
         stopping: whether the user stopped it.
         giving_way: whether another one is to go on from it, and nothing of it is to be written.
         cancelled: whether the engine knows of either.
+        completing: whether it only gives what refinements that gave way have reached.
     """
 
     task: Task
@@ -88,6 +89,7 @@ class Run:
     stopping: bool = False
     giving_way: bool = False
     cancelled: bool = False
+    completing: bool = False
 
 
 class Inputs:

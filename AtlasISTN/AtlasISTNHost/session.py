@@ -169,7 +169,9 @@ class Session:
             self._start("refine", task, None, more, config, None)
         except AtlasISTNError as error:
             failure = failure or failure_of(error)
-        if self._run is None:  # it was not even begun
+        if self._run is not None:
+            self._run.completing = True
+        else:  # it was not even begun
             self._go_back()
         self.failure = failure or self.failure
         self._changed()
@@ -233,6 +235,8 @@ class Session:
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
+        if self.unwritten and not (do == "refine" and self.holds(task.volume, task.model)):
+            self._go_back()  # nothing goes on from what was seen
         if do == "refine" and self.holds(task.volume, task.model):
             surfaces.show_outlines(self.nodes.surfaces, True)
         self._run = Run(task, task.volume.GetID(), folder, then, config, frames.processing_frame(task.volume))
@@ -289,6 +293,11 @@ class Session:
             self._changed()
             return
         failure, then = None, run.then
+        if run.completing and not event.get("refined"):  # another engine, which knows nothing of it
+            self._end()
+            self._go_back()
+            self._changed()
+            return
         try:
             self._keep(run, event)
         except AtlasISTNError as error:
