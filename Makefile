@@ -13,10 +13,10 @@ demo: $(READY)  ## segment a sample with a bundled model and write pictures and 
 	$(BIN)/atlas-istn demo --output out/demo
 
 # Processes for each part: the engine's tests know no Slicer, the host's know its MRML, the panel's a whole stand-in. Two
-# of them share a part, file by file, each on one core.
+# of them share a part, file by file, each on one core; without UTF-8 mode they read what programs say as ASCII.
 test: $(HOST) libraries  ## run the tests, all of them also where some fail
 	@status=0; for part in engine host panel; do \
-	  echo "Testing/$$part"; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile Testing/$$part; code=$$?; \
+	  echo "Testing/$$part"; OMP_NUM_THREADS=1 PYTHONUTF8=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile Testing/$$part; code=$$?; \
 	  if [ $$status = 0 ]; then status=$$code; fi; \
 	done; exit $$status
 
