@@ -61,6 +61,7 @@ class LossChart:
         self._course: Course | None = None
         self._drawn: tuple[int, int] | None = None  # changes of the course, and width, of the last picture
         self._at = 0.0
+        self._closed = False
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._on_timer)
         label.visible = folding.visible = False
@@ -73,6 +74,8 @@ class LossChart:
 
     def show(self, course: Course, running: bool) -> None:
         """Show a course now, or soon where the last picture is fresh."""
+        if self._closed:
+            return
         self._course = course
         self._say_folding(course.folding if running else None)
         self._label.visible = len(course.points) > 1
@@ -85,9 +88,9 @@ class LossChart:
             self._timer.start(max(1, math.ceil(left)))
 
     def close(self) -> None:
-        """Draw no more."""
+        """Draw no more: the labels are about to go."""
         self._timer.stop()
-        self._course = None
+        self._closed = True
 
     def _on_timer(self) -> None:
         self._timer.stop()
@@ -96,7 +99,7 @@ class LossChart:
     def _draw(self) -> None:
         self._timer.stop()
         course, label = self._course, self._label
-        if course is None:
+        if course is None or self._closed:
             return
         width = self._width()
         self._drawn, self._at = (course.changes, width), time.monotonic()

@@ -146,6 +146,18 @@ class TestOnThePanel:
         assert shown._drawn[0] == course.changes
         shown.close()
 
+    def test_after_the_end_nothing_is_drawn(self, labels, monkeypatch):
+        drawn: list[Any] = []
+        monkeypatch.setattr(room, "chart", lambda *_: drawn.append(_) or qt.QPixmap(4, 4))
+        shown, course = room.LossChart(*labels), Course()
+        course.begin(RefineConfig(strength=1.0), 1.0, goes_on=False)
+        for step in range(3):
+            course.add(step, {"total": 1.0, "a2s": 1.0, "s2a": 0.0, "reg": 0.0})
+        shown.close()
+        shown.show(course, True)
+        standin.process_events(2 * room.REDRAW_MS / 1000)
+        assert not drawn
+
     def test_folding_is_said_while_it_runs(self, labels):
         shown, course = room.LossChart(*labels), Course()
         shown.show(course, True)
