@@ -327,6 +327,16 @@ class Editor:
         self.effects = {}
 
 
+class SegmentEditorWidget:
+    """Of qMRMLSegmentEditorWidget only which effects it offers: those that are registered; `Editor` does the rest."""
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._scene = scene
+
+    def availableEffectNames(self) -> tuple[str, ...]:
+        return tuple(effect.name for effect in EffectFactory.instance().registeredEffects())
+
+
 def _stretch(native: QtWidgets.QWidget) -> None:
     policy = QtWidgets.QSizePolicy.Policy
     native.setSizePolicy(policy.Preferred, policy.MinimumExpanding)
@@ -344,3 +354,4 @@ def install() -> None:
     sys.modules[wrapped.__name__] = wrapped
     slicer.qSlicerSegmentEditorScriptedEffect = ScriptedEffect
     slicer.qSlicerSegmentEditorEffectFactory = EffectFactory
+    slicer.qMRMLSegmentEditorWidget = SegmentEditorWidget
