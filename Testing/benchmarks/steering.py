@@ -72,11 +72,11 @@ def main() -> None:
     bundle = load_bundle("phantom-heart", "cpu")
     options.output.mkdir(parents=True, exist_ok=True)
     seeds = range(FIRST_UNSEEN_SEED, FIRST_UNSEEN_SEED + options.hearts)
-    for table in [{"metal": metal_table, "labels": spoilt_table}[name] for name in options.tables]:
+    for name in options.tables:
         rows: dict[str, Row] = {}
         for seed in seeds:
-            table(bundle, seed, rows, options)
-            sys.stderr.write(f"{table.__name__} {seed}\n")
+            {"metal": metal_table, "labels": spoilt_table}[name](bundle, seed, rows, options)
+            (options.output / f"{name}.md").write_text(markdown(rows), encoding="utf-8")  # so far: it takes its time
         sys.stdout.write(markdown(rows) + "\n")
 
 
