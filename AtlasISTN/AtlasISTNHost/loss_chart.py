@@ -19,7 +19,7 @@ _HEIGHT, _WIDTH = 130, 420
 #: Milliseconds between two pictures, at least.
 REDRAW_MS = 200
 #: Parts that are smaller than this share of the largest total lie below the axis.
-_LEAST_SHARE = 1e-3
+_LEAST_SHARE = 1e-2
 #: Colours that are told apart, also by people who do not tell red from green, on light and on dark panels.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#3b82d0", "#e08a1e", "#2a9d76", "#b565c4", "#8a8a8a"
 #: More points than these tell the eye nothing more, and cost time while it refines.
