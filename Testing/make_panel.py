@@ -27,7 +27,7 @@ import standin  # noqa: E402
 #: Width of the panel, and height of it and of the views together, in pixels.
 WIDTH, HEIGHT = 520, 1000
 #: Pictures that the documentation shows, without their numbers.
-SHOWN = ("input", "one-pass", "refining", "refined", "review", "reference", "export", "error")
+SHOWN = ("input", "one-pass", "refining", "refined", "review", "reference", "steered", "history", "export", "error")
 SECONDS = 600
 
 _log = logging.getLogger("panel")
