@@ -223,6 +223,8 @@ class TrainConfig:
         part: "joint", or "itn" for the segmentation network alone.
         joint_from: the first epoch of a joint training in which the STN and the atlas take part; until then the ITN is
             trained alone, which costs a fraction. 0 for all.
+        joint_halve_every: epochs in which the STN's learning rate halves, exponentially from `learning_rate` in epoch
+            `joint_from`, so that it does not begin at the rate that the ITN has come down to; 0 gives it the ITN's.
         segmentation_loss: L_s: "mse" as published, or "cross-entropy-dice".
         segmentation_weight: of L_s; 0 leaves the ITN to the registration terms.
         couple: whether the registration terms also train the ITN, as in the released code, through the prediction that
@@ -264,6 +266,7 @@ class TrainConfig:
     center_atlas: bool = False
     part: str = "joint"
     joint_from: int = 0
+    joint_halve_every: int = 0
     segmentation_loss: str = "mse"
     segmentation_weight: float = 1.0
     couple: bool = True
@@ -289,7 +292,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("halve_every", 0), ("strength_size", 0), ("folds", 0)):
             _whole(name, getattr(self, name), low)
-        for name in ("fold", "patience", "seed", "late_epoch", "joint_from"):
+        for name in ("fold", "patience", "seed", "late_epoch", "joint_from", "joint_halve_every"):
             _whole(name, getattr(self, name), 0)
         for name, choices in (
             ("part", PARTS),
@@ -372,6 +375,13 @@ class TrainConfig:
     def part_in(self, epoch: int) -> str:
         """What an epoch, counted from 1, trains."""
         return "itn" if epoch < self.joint_from else self.part
+
+    def rates(self, epoch: int) -> tuple[float, float]:
+        """Learning rates of the ITN and of the STN in an epoch, counted from 1."""
+        itn = self.learning_rate * (0.5 ** ((epoch - 1) / self.halve_every) if self.halve_every else 1.0)
+        if not self.joint_halve_every:
+            return itn, itn
+        return itn, self.learning_rate * 0.5 ** (max(epoch - max(self.joint_from, 1), 0) / self.joint_halve_every)
 
     def omega(self, epoch: int) -> float:
         """ω of an epoch, counted from 1."""

@@ -8,6 +8,7 @@ goes on from its checkpoint as if it had not been, and that many processes do to
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -264,7 +265,7 @@ class _Training:
         self.model = channels_last(AtlasISTN(model_config, half_extent(grid), image, labels), False).to(group.device)
         _begin_at_the_mean(self.model)
         self.moving = list(_trained_parts(self.model, config).parameters())
-        self.optimizer = torch.optim.Adam(self.moving, lr=config.learning_rate, foreach=True)
+        self.optimizer = _optimiser(self.moving, self.model.stn, config)
         self.so_far = Progressed()
         self.mean: RunningMean | None = None
 
@@ -323,9 +324,9 @@ class _Training:
     def _epoch(self, epoch: int, cancel: Cancel) -> dict[str, float] | None:
         """One pass over the training cases; the mean of each loss term, or None when cancelled."""
         config = self.config
-        rate = config.learning_rate * (0.5 ** ((epoch - 1) / config.halve_every) if config.halve_every else 1.0)
+        rates = config.rates(epoch)
         for settings in self.optimizer.param_groups:
-            settings["lr"] = rate
+            settings["lr"] = rates[settings["of_stn"]]
         self.model.train()
         draw = torch.Generator().manual_seed(config.seed * 100003 + epoch)
         cases = self.training if self.maker is None else self.maker.repeated(self.training)
@@ -352,7 +353,7 @@ class _Training:
         means = dict(zip(("loss", "segmentation", "a2s", "s2a", "reg"), (sums / len(shuffled)).tolist(), strict=True))
         if not torch.isfinite(sums[0]):
             raise DivergenceError(f"the training loss is not finite in epoch {epoch}", _LOWER_RATE)
-        return {**means, "omega": omega, "learning_rate": rate}
+        return {**means, "omega": omega, "learning_rate": rates[0]}
 
     def _gradients(self, batch: Tensor, epoch: int, omega: float) -> Tensor | None:
         """Gradients of this process's share of a batch; the share's sums of the loss and of its terms.
@@ -466,6 +467,14 @@ def _trained_parts(model: AtlasISTN, config: TrainConfig) -> torch.nn.Module:
     if config.part == "itn":
         return model.itn
     return model.stn if model.config.stn_input == "image" else model
+
+
+def _optimiser(moving: Sequence[torch.nn.Parameter], stn: torch.nn.Module, config: TrainConfig) -> torch.optim.Adam:
+    """Adam with the STN's weights apart, but all in the order of `moving`: checkpoints know them by their number."""
+    of_stn = {id(weight) for weight in stn.parameters()}
+    runs = itertools.groupby(moving, key=lambda weight: id(weight) in of_stn)
+    groups = [{"params": list(weights), "of_stn": apart} for apart, weights in runs]
+    return torch.optim.Adam(groups, lr=config.learning_rate, foreach=True)
 
 
 @torch.no_grad()

@@ -224,6 +224,18 @@ class TestVariants:
                 np.testing.assert_array_equal(value, tensors_of(untrained)[name])
                 assert not np.array_equal(value, tensors_of(bundle)[name]), name
 
+    def test_the_stn_begins_at_its_own_rate(self, letters):
+        """At the ITN's, which has come down to nothing, it would stay what it was."""
+        config = replace(QUICK, epochs=3, joint_from=3, eta=0.5, halve_every=1, learning_rate=1e-3)
+        assert config.rates(3) == (2.5e-4, 2.5e-4)
+        own = replace(config, joint_halve_every=2)
+        assert own.rates(3) == (2.5e-4, 1e-3) and own.rates(5) == (6.25e-5, 5e-4)
+        start, _ = run(letters, replace(config, epochs=2))
+        slow, fast = (tensors_of(run(letters, settings)[0]) for settings in (config, own))
+        names = [name for name in slow if name.startswith("stn.")]
+        step = [np.mean([np.abs(t[n] - tensors_of(start)[n]).mean() for n in names]) for t in (slow, fast)]
+        assert step[1] > 2 * step[0]
+
     def test_batch_normalisation_is_gone_when_the_training_is_over(self, letters, tmp_path):
         """The model's ITN does what the normalised one did on held-out cases, and a training with it goes on."""
         config = replace(QUICK, epochs=3, validation=0.34, segmentation_loss="cross-entropy-dice", clip=1.0)
