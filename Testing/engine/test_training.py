@@ -229,7 +229,8 @@ class TestVariants:
         config = replace(QUICK, epochs=3, joint_from=3, eta=0.5, halve_every=1, learning_rate=1e-3)
         assert config.rates(3) == (2.5e-4, 2.5e-4)
         own = replace(config, joint_halve_every=2)
-        assert own.rates(3) == (2.5e-4, 1e-3) and own.rates(5) == (6.25e-5, 5e-4)
+        assert own.rates(3) == (2.5e-4, 1e-3)
+        assert own.rates(5) == (6.25e-5, 5e-4)
         start, _ = run(letters, replace(config, epochs=2))
         slow, fast = (tensors_of(run(letters, settings)[0]) for settings in (config, own))
         names = [name for name in slow if name.startswith("stn.")]
