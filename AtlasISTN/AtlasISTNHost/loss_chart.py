@@ -103,7 +103,7 @@ class LossChart:
             return
         width = self._width()
         self._drawn, self._at = (course.changes, width), time.monotonic()
-        if label.visible:
+        if len(course.points) > 1:  # also while the panel is out of sight: nobody tells when it comes back
             label.setMinimumHeight(_HEIGHT)
             color, ratio = label.palette.text().color(), float(label.devicePixelRatioF())
             label.setPixmap(chart(course.points, course.starts, width, _HEIGHT, color, ratio))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qt
+import slicer
 import standin
 from house import MODULE
 
@@ -145,6 +146,33 @@ class TestOnThePanel:
         assert standin.wait_until(lambda: shown._drawn != before, 5)
         assert shown._drawn[0] == course.changes
         shown.close()
+
+    def test_what_was_drawn_out_of_sight_is_there_when_the_panel_comes_back(self):
+        panel = qt.QWidget()
+        layout = qt.QVBoxLayout(panel)
+        labels = qt.QLabel(), qt.QLabel()
+        for label in labels:
+            layout.addWidget(label)
+        panel.resize(400, 300)
+        shown, course = room.LossChart(*labels), Course()
+        course.begin(RefineConfig(strength=1.0), 1.0, goes_on=False)
+        for step in range(3):
+            course.add(step, {"total": 2.0 - 0.1 * step, "a2s": 2.0 - 0.1 * step, "s2a": 0.0, "reg": 0.0})
+        assert not panel.visible
+        shown.show(course, True)
+        panel.show()
+        shown.show(course, False)
+        assert labels[0].pixmap is not None
+        assert not labels[0].pixmap.isNull()
+        shown.close()
+
+    def test_a_wide_picture_does_not_keep_the_panel_wide(self):
+        form = slicer.util.loadUI(str(MODULE / "Resources" / "UI" / "AtlasISTN.ui"))
+        label = slicer.util.childWidgetVariables(form).lossChartLabel
+        label.visible = True
+        before = form.minimumSizeHint.width()
+        label.setPixmap(qt.QPixmap(2 * before, 130))
+        assert form.minimumSizeHint.width() == before
 
     def test_after_the_end_nothing_is_drawn(self, labels, monkeypatch):
         drawn: list[Any] = []
