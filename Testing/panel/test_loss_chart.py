@@ -169,9 +169,12 @@ class TestOnThePanel:
     def test_a_wide_picture_does_not_keep_the_panel_wide(self):
         form = slicer.util.loadUI(str(MODULE / "Resources" / "UI" / "AtlasISTN.ui"))
         label = slicer.util.childWidgetVariables(form).lossChartLabel
+        form.show()
         label.visible = True
+        standin.process_events()
         before = form.minimumSizeHint.width()
         label.setPixmap(qt.QPixmap(2 * before, 130))
+        standin.process_events()
         assert form.minimumSizeHint.width() == before
 
     def test_after_the_end_nothing_is_drawn(self, labels, monkeypatch):
