@@ -47,9 +47,18 @@ class Mouse:
             self.move(np.array(start) + share * (np.array(end) - np.array(start)))
         self.release(end)
 
-    def _tell(self, event: int, place: Any) -> None:
+    def key(self, letter: str, place: Any) -> None:
+        """Press a key with the mouse there."""
+        self.move(place)
+        self._tell(vtk.vtkCommand.KeyPressEvent, place, letter)
+
+    def _tell(self, event: int, place: Any, letter: str = "") -> None:
         data = slicer.vtkMRMLInteractionEventData()
         data.SetType(event)
+        if letter:
+            data.SetKeyCode(letter)
+            data.SetKeySym(letter)
+            data.SetKeyRepeatCount(chr(1))
         data.SetDisplayPosition(self._pixel(place))
         data.SetMouseMovedSinceButtonDown(True)
         if self._manager.CanProcessInteractionEvent(data, vtk.reference(0.0)):

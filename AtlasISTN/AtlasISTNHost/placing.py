@@ -37,6 +37,11 @@ class Placing:
         return _singletons(self._scene)[1]
 
     @property
+    def selection_node(self) -> Any:
+        """Tells by ActivePlaceNodeIDChangedEvent that placing is about another node now."""
+        return _singletons(self._scene)[0]
+
+    @property
     def going_on(self) -> bool:
         """Whether the next click in a view places a point of the node."""
         selection, interaction = _singletons(self._scene)
@@ -46,16 +51,26 @@ class Placing:
         return bool(placing and selection.GetActivePlaceNodeID() == self._node_id)
 
     def stop(self) -> None:
-        """Stop placing, if it still goes on."""
-        if self.going_on:
-            self.interaction_node.SwitchToViewTransformMode()
+        """Stop placing, if it still goes on: if the node has left the scene, too, or the next click would make another."""
+        interaction = self.interaction_node
+        if self.going_on or (self._orphaned and interaction.GetCurrentInteractionMode() == interaction.Place):
+            interaction.SwitchToViewTransformMode()
 
     def give_back(self) -> None:
         """Let the next placing be about what it was about before, unless something else was chosen since."""
         selection, _interaction = _singletons(self._scene)
-        if selection is None or self.going_on or selection.GetActivePlaceNodeID() != self._node_id:
+        if selection is None or self.going_on:
             return
-        _choose(self._scene, selection, self._before)
+        if self._orphaned or selection.GetActivePlaceNodeID() == self._node_id:
+            _choose(self._scene, selection, self._before)
+
+    @property
+    def _orphaned(self) -> bool:
+        """Whether the node has left the scene, and nothing else was chosen since."""
+        selection, interaction = _singletons(self._scene)
+        if selection is None or interaction is None or self._scene.GetNodeByID(self._node_id) is not None:
+            return False
+        return (selection.GetActivePlaceNodeID() or self._node_id) == self._node_id
 
 
 def _chosen(selection: Any) -> tuple[str | None, str | None]:

@@ -46,7 +46,7 @@ class PullSection:
         self._observed: list[tuple[Any, int]] = []
         self._lines = pull_lines.Lines()
         self._placing: placing.Placing | None = None
-        self._placing_tag: tuple[Any, int] | None = None
+        self._placing_tags: tuple[tuple[Any, int], ...] = ()
         self._told: tuple[Any, ...] = ()
         self._working = self._dragging = self._setting = False
         ui.pullButton.connect("clicked(bool)", self._on_pull)
@@ -75,6 +75,8 @@ class PullSection:
         """
         if self._working:  # nodes that are added here lead back here
             return
+        if not nodes.in_scene(self._node):
+            self._stop_placing()
         other = volume is not self._volume or self._model_of(entry) != self._model
         if other:
             self._stop_placing()
@@ -182,8 +184,12 @@ class PullSection:
             self._on_points(_caller, _event)
 
     def _on_display(self, _caller: Any, _event: str) -> None:
-        if not self._working:
-            self._draw()
+        if self._working:
+            return
+        display = self._node.GetDisplayNode()
+        if self._dragging and display is not None and not display.HasActiveComponent():
+            self._on_drop(_caller, _event)  # the key "s" brings a point to the slice: Slicer says the beginning only
+        self._draw()
 
     def _adopt(self) -> None:
         """Give points that were just placed their points of the atlas."""
@@ -220,10 +226,10 @@ class PullSection:
         if node.GetDisplayNode() is not None and not node.GetDisplayNode().GetVisibility():
             node.GetDisplayNode().SetVisibility(True)  # what cannot be seen cannot be placed
         self._placing = placing.Placing(node)
-        interaction = self._placing.interaction_node
-        self._placing_tag = (
-            interaction,
-            interaction.AddObserver(interaction.InteractionModeChangedEvent, self._on_mode),
+        interaction, selection = self._placing.interaction_node, self._placing.selection_node
+        self._placing_tags = (
+            (interaction, interaction.AddObserver(interaction.InteractionModeChangedEvent, self._on_mode)),
+            (selection, selection.AddObserver(selection.ActivePlaceNodeIDChangedEvent, self._on_choice)),
         )
         self._show()
 
@@ -233,16 +239,22 @@ class PullSection:
             qt.QTimer.singleShot(0, self._end_placing)
             self._show()
 
+    def _on_choice(self, _caller: Any, _event: str) -> None:
+        # Nodes that are added become the chosen ones for a moment: who is in the end?
+        if self._placing is not None and not self._working:
+            qt.QTimer.singleShot(0, self._end_placing)
+
     def _end_placing(self) -> None:
         if self._placing is not None and not self._placing.going_on:
             self._stop_placing()
 
     def _stop_placing(self) -> None:
-        if self._placing is None or self._placing_tag is None:
+        if self._placing is None:
             return
-        mode, (interaction, tag) = self._placing, self._placing_tag
-        self._placing = self._placing_tag = None
-        interaction.RemoveObserver(tag)
+        mode, tags = self._placing, self._placing_tags
+        self._placing, self._placing_tags = None, ()
+        for observed, tag in tags:
+            observed.RemoveObserver(tag)
         mode.stop()
         mode.give_back()
         self._show()

@@ -248,6 +248,32 @@ def test_what_the_user_places_otherwise_is_left_alone(bench):
     assert mine.GetNumberOfControlPoints() == 0
 
 
+def test_the_toolbar_is_used_to_place_something_else_meanwhile(bench):
+    standin.click(bench.ui.pullButton)
+    mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Mine")  # becomes what is placed
+    standin.process_events()
+    assert not bench.ui.pullButton.checked
+    assert "Take" in bench.ui.pullHintLabel.text
+    Mouse(bench.red).click(bench.place)
+    standin.process_events()
+    assert mine.GetNumberOfControlPoints() == 1
+    assert bench.told.count == 0
+
+
+def test_a_point_that_a_key_brings_to_the_slice_counts_once_the_mouse_leaves_it(bench):
+    bench.pull()
+    bench.node.GetDisplayNode().SetSliceProjection(True)
+    bench.red.set_offset(bench.red.logic.GetSliceOffset() + 8)
+    bench.red.window.Render()
+    start = np.array(bench.node.GetNthControlPointPositionWorld(0))
+    bench.told.since()
+    mouse = Mouse(bench.red)
+    mouse.key("s", start)
+    assert bench.node.GetNthControlPointPositionWorld(0)[2] == pytest.approx(start[2] + 8, abs=0.1)
+    mouse.move(start + np.array([0.0, 40.0, 0.0]))
+    assert bench.told.since() == 1
+
+
 # ------------------------------------------------------------------------------------------------- what goes on after
 
 
@@ -351,6 +377,22 @@ def test_the_node_is_removed_and_pulling_begins_anew(bench):
     bench.pull()
     assert bench.told.since() == 1
     assert bench.ui.pullTable.rowCount == 1
+
+
+def test_the_node_is_removed_while_a_point_is_placed(bench):
+    mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Mine")
+    bench.pull()
+    standin.click(bench.ui.pullButton)
+    Mouse(bench.red).move(bench.place)
+    slicer.mrmlScene.RemoveNode(bench.node)
+    bench.section.update(bench.scan, bench.entry)
+    standin.process_events()
+    assert not bench.ui.pullButton.checked
+    Mouse(bench.red).click(bench.place)  # places nothing: Slicer would have made a list of its own for it
+    assert list(slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")) == [mine]
+    assert mine.GetNumberOfControlPoints() == 0
+    selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    assert selection.GetActivePlaceNodeID() == mine.GetID()
 
 
 def test_nodes_that_leave_without_a_word_are_not_missed(bench):
