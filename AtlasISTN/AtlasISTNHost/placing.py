@@ -51,7 +51,7 @@ class Placing:
         return bool(placing and selection.GetActivePlaceNodeID() == self._node_id)
 
     def stop(self) -> None:
-        """Stop placing, if it still goes on: if the node has left the scene, too, or the next click would make another."""
+        """Stop placing, if it still goes on; also without the node, for which the next click would make another one."""
         interaction = self.interaction_node
         if self.going_on or (self._orphaned and interaction.GetCurrentInteractionMode() == interaction.Place):
             interaction.SwitchToViewTransformMode()
