@@ -52,11 +52,15 @@ class AtlasFitEffect(AbstractScriptedSegmentEditorEffect):
         self.fit = _room().Fit(self.scriptedEffect)
 
     def activate(self) -> None:
-        self.updateGUIFromMRML()
+        if self.fit is not None:
+            self.fit.enter()
 
     def deactivate(self) -> None:
         if self.fit is not None:
-            self.fit.cancel()
+            self.fit.leave()
+
+    def interactionNodeModified(self, interactionNode: Any) -> None:
+        """Windowing or placing a markup meanwhile is no reason to leave the effect: it does nothing in the views."""
 
     def updateGUIFromMRML(self) -> None:
         if self.fit is not None:

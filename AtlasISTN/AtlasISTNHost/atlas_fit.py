@@ -33,7 +33,7 @@ class Plan:
     Attributes:
         matches: of every segment, see `targets.match`; those with a value are what the atlas is fitted to.
         replaced: label value by the ID of each segment that the atlas replaces.
-        names: of those segments.
+        names: of those segments; it is said where one is hidden.
         kept: names of the segments that stay as they are.
         absent: names of structures that no segment stands for.
         undrawn: label values of structures that no segment stands for.
@@ -85,7 +85,7 @@ def plan(segmentation_node: Any, labels: Sequence[Any]) -> Plan:
     return Plan(
         matches=matches,
         replaced={match.segment_id: match.value for match in alone},
-        names=tuple(match.name for match in alone),
+        names=tuple(_named(match, segmentation_node) for match in alone),
         kept=tuple(match.name for match in matches if match not in alone),
         absent=tuple(label.name for label in labels[1:] if label.value not in values),
         undrawn=tuple(label.value for label in labels[1:] if label.value not in values),
@@ -186,6 +186,13 @@ def reference_geometry(segmentation_node: Any, input_node: Any) -> Any:
             _("choose a source volume in the Segment Editor"),
         )
     return found
+
+
+def _named(match: targets.Match, segmentation_node: Any) -> str:
+    display = segmentation_node.GetDisplayNode()
+    if display is None or (display.GetVisibility() and display.GetSegmentVisibility(match.segment_id)):
+        return match.name
+    return _("{segment} (hidden)").format(segment=match.name)
 
 
 def _check_segments(segmentation_node: Any, ids: Any) -> None:

@@ -28,6 +28,8 @@ from .messages import Failure, failure_of
 
 #: Milliseconds after the last fit, when the engine's process ends: it holds a model and hundreds of megabytes.
 IDLE_MS = 600_000
+#: What may change which segments are replaced.
+_SEGMENT_EVENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SourceRepresentationModified")
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Fit:
         self.message = ""
         self._run: _Run | None = None
         self._fraction: float | None = None
+        self._observed: tuple[Any, tuple[int, ...]] = (None, ())
         self.widgets = FitWidgets(effect, self.apply, self.cancel, self._on_model)
         self._idle = qt.QTimer()
         self._idle.setSingleShot(True)
@@ -75,8 +78,20 @@ class Fit:
         """Whether a fit is going on."""
         return self._run is not None
 
+    def enter(self) -> None:
+        """The effect was chosen: models may have been added meanwhile, and segments are followed from now on."""
+        if not self.busy:
+            self.widgets.refresh()
+        self.show()
+
+    def leave(self) -> None:
+        """Another effect was chosen, or none."""
+        self._follow(None)
+        self.cancel()
+
     def show(self) -> None:
         """Show what the scene says."""
+        self._follow(self._edited()[0] if self.effect.active() else None)
         if self.effect.parameterSetNode() is not None:
             self.widgets.show()
             self.update()
@@ -136,6 +151,7 @@ class Fit:
     def close(self) -> None:
         """End the engine and remove what was left on disk; called when the effect goes away and when Slicer ends."""
         slicer.app.disconnect("aboutToQuit()", self.close)
+        self._follow(None)
         self._run = None
         self._idle.stop()
         self.engine.stop(wait_ms=3000)
@@ -262,6 +278,25 @@ class Fit:
         if not self.busy:
             self.engine.stop()
 
+    def _follow(self, segmentation: Any) -> None:
+        """Keep what is said up to the segments of a segmentation, and of no other one: the editor does not tell."""
+        before, tags = self._observed
+        if before is segmentation:
+            return
+        for tag in tags:
+            before.RemoveObserver(tag)
+        self._observed = (None, ())
+        if segmentation is not None:
+            events = [getattr(slicer.vtkSegmentation, name) for name in _SEGMENT_EVENTS]
+            events.append(segmentation.DisplayModifiedEvent)
+            tags = tuple(segmentation.AddObserver(event, self._on_segments) for event in events)
+            self._observed = (segmentation, tags)
+
+    def _on_segments(self, segmentation: Any, _event: str) -> None:
+        scene = segmentation.GetScene()
+        if scene is not None and not (scene.IsClosing() or scene.IsImporting()):
+            self.update()
+
     def _edited(self) -> tuple[Any, Any]:
         """The segmentation that is edited and the volume beneath; None where there is none."""
         parameters = self.effect.parameterSetNode()
@@ -286,6 +321,6 @@ def help_text() -> str:
         " structure has the atlas's topology.<p>Segments are recognised by their names or terminology. Those that are"
         " no structure of the model are never changed, whatever is chosen under <i>Modify other segments</i>; where"
         " the atlas reaches into one, the two overlap. <i>Editable area</i> and <i>Editable intensity range</i> hold:"
-        " outside of them segments keep their voxels.<p>One undo takes the fit back. Choosing another effect while it"
-        " runs stops it, and the segments stay as they are. Not for clinical use.</html>"
+        " outside of them segments keep their voxels.<p>One undo takes the fit back. Choosing another effect or module"
+        " while it runs stops it, and the segments stay as they are. Not for clinical use.</html>"
     )

@@ -36,10 +36,11 @@ class FitWidgets:
         on_model: Callable[[], None],
     ) -> None:
         self.effect, self._told_model = effect, on_model
-        self.entries = models.entries(tuple(settings.own_models()))
+        self.entries: list[models.Entry] = []
         self._setting = False
         self._make_choices()
         self._make_buttons()
+        self.refresh()
         self.applyButton.connect("clicked(bool)", lambda _checked: on_apply())
         self.cancelButton.connect("clicked(bool)", lambda _checked: on_cancel())
 
@@ -57,6 +58,22 @@ class FitWidgets:
             strength=float(self.strengthSpinBox.value),
             mode=MODES[max(self.modeComboBox.currentIndex, 0)],
         )
+
+    def refresh(self) -> None:
+        """List the models that there are now; the one that is chosen stays so where it is still there."""
+        found = models.entries(tuple(settings.own_models()))
+        if [(entry.key, entry.title) for entry in found] == [(entry.key, entry.title) for entry in self.entries]:
+            self.entries = found
+            return
+        chosen = self.model.key if self.model is not None else ""
+        keys = [entry.key for entry in found]
+        self._setting = True
+        self.modelComboBox.clear()
+        self.entries = found
+        for entry in found:
+            self.modelComboBox.addItem(entry.title)
+        self.modelComboBox.setCurrentIndex(keys.index(chosen) if chosen in keys else 0)
+        self._setting = False
 
     def show(self) -> None:
         """Show what the scene says; where it says nothing, the model's own."""
@@ -119,8 +136,6 @@ class FitWidgets:
 
     def _make_choices(self) -> None:
         self.modelComboBox = qt.QComboBox()
-        for entry in self.entries:
-            self.modelComboBox.addItem(entry.title)
         self.modelComboBox.toolTip = _("The atlas to fit; models of your own are added in the module Atlas-ISTN")
         self.strengthSlider = qt.QSlider(qt.Qt.Horizontal)
         self.strengthSlider.setRange(-_TICKS, _TICKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from standin import scripted_module, segment_editor
 
 sys.path.insert(0, str(MODULE))
 
-from AtlasISTNHost import fit_effect, models, samples
+from AtlasISTNHost import fit_effect, models, samples, settings
 from AtlasISTNHost.messages import Failure
 
 from AtlasISTNLib.exchange import grid_from_dict, volume_to_files
@@ -171,12 +172,49 @@ class TestChoices:
         assert "single slice" in apply.toolTip
         choose(fit, "letter-b")
         drawn.GetSegmentation().GetSegment("Letter B").SetName("Something else")
-        fit.show()
         assert not apply.enabled
         assert "structure" in apply.toolTip
         editor.node.SetAndObserveSourceVolumeNode(None)
         fit.show()
         assert "source volume" in apply.toolTip
+
+    def test_what_is_said_follows_the_segments(self, fit, editor, drawn):
+        segmentation, widgets = drawn.GetSegmentation(), fit.widgets
+        segmentation.GetSegment("Letter B").SetName("Something else")
+        assert not widgets.applyButton.enabled
+        segmentation.GetSegment("Spot").SetName("Letter B")
+        assert widgets.applyButton.enabled
+        assert widgets.planLabel.text.startswith("To be replaced: Letter B.")
+        drawn.GetDisplayNode().SetSegmentVisibility("Spot", False)
+        assert widgets.planLabel.text.startswith("To be replaced: Letter B (hidden).")
+        segmentation.RemoveSegment("Spot")
+        assert not widgets.applyButton.enabled
+        editor.activate("")  # and no longer than the effect is shown
+        segmentation.GetSegment("Letter B").SetName("Letter B")
+        assert not widgets.applyButton.enabled
+        editor.activate(NAME)
+        assert widgets.applyButton.enabled
+
+    def test_a_model_that_was_added_meanwhile_is_there_when_the_effect_is_chosen_again(self, fit, editor, tmp_path):
+        own = tmp_path / "mine"
+        path = next(entry.path for entry in models.entries() if entry.key == "letter-b")
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, own)
+        count = fit.widgets.modelComboBox.count
+        settings.add_own_model(str(own))
+        try:
+            editor.activate("")
+            editor.activate(NAME)
+            assert fit.widgets.modelComboBox.count == count + 1
+            assert fit.widgets.model.key == "letter-b"  # what was chosen stays so
+            choose(fit, str(own))
+            standin.click(fit.widgets.applyButton)
+            assert fit.engine.asked[0][1]["model"] == str(own)
+            answer(fit)
+        finally:
+            settings.remove_own_model(str(own))
+        editor.activate("")
+        editor.activate(NAME)
+        assert fit.widgets.modelComboBox.count == count
 
     def test_without_torch(self, fit, monkeypatch):
         from AtlasISTNHost import torch_setup
@@ -254,6 +292,18 @@ class TestRun:
         fit.engine.answer("error", Failure("Cancelled", "cancelled"))
         assert same(voxels(drawn, scan), before)
         assert fit.failure is None
+
+    def test_windowing_meanwhile_does_not(self, fit, editor, drawn):
+        """Slicer leaves an effect when the mouse is for something else, unless the effect says that it may stay."""
+        standin.click(fit.widgets.applyButton)
+        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        interaction.SetCurrentInteractionMode(interaction.AdjustWindowLevel)
+        try:
+            assert fit.effect.active()
+            assert fit.engine.cancelled == 0
+        finally:
+            interaction.SwitchToViewTransformMode()
+        answer(fit)
 
     @pytest.mark.parametrize("kind", ["DeviceError", "Crashed"])
     def test_a_failure_leaves_the_segments_and_says_why(self, fit, editor, drawn, scan, kind):

@@ -119,7 +119,8 @@ class ScriptedEffect:
         return self._call("clone")
 
     def updateGUIFromMRML(self) -> None:
-        self._call("updateGUIFromMRML")
+        if self.active():  # it is called when the effect is activated, too
+            self._call("updateGUIFromMRML")
 
     def updateMRMLFromGUI(self) -> None:
         self._call("updateMRMLFromGUI")
@@ -140,6 +141,13 @@ class ScriptedEffect:
 
     def active(self) -> bool:
         return bool(self._active)
+
+    def _interaction_node_modified(self, node: Any) -> bool:
+        """Whether the effect has a say in it; if not, it is left as soon as the mouse is for something else."""
+        found = getattr(self._self, "interactionNodeModified", None)
+        if found is not None:
+            found(node)
+        return found is not None
 
     def cleanup(self) -> None:
         self._call("cleanup")
@@ -286,9 +294,13 @@ class Editor:
         self.logic.SetSegmentationNode(segmentation)
         self.logic.SetSourceVolumeNode(volume)
         self.effects: dict[str, ScriptedEffect] = {}
-        self._observers: list[int] = []
+        self._observers: list[tuple[Any, int]] = []
         for registered in EffectFactory.instance().registeredEffects():
             self._add(registered.clone())
+        interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        if interaction is not None:
+            tag = interaction.AddObserver("ModifiedEvent", self._on_interaction)
+            self._observers.append((interaction, tag))
 
     def _add(self, effect: ScriptedEffect) -> None:
         """In the order in which Slicer's widget does it: the defaults are set before there are options."""
@@ -296,7 +308,8 @@ class Editor:
         effect.setParameterSetNode(self.node)
         effect._call("setMRMLDefaults")
         event = slicer.vtkMRMLSegmentEditorNode.EffectParameterModified
-        self._observers.append(self.node.AddObserver(event, lambda *_: effect.updateGUIFromMRML()))
+        tag = self.node.AddObserver(event, lambda *_: effect.updateGUIFromMRML())
+        self._observers.append((self.node, tag))
         effect._call("setupOptionsFrame")
         effect._frame.setVisible(False)
         self.effects[effect.name] = effect
@@ -313,14 +326,20 @@ class Editor:
         self.effects[name].activate()
         return self.effects[name].self()
 
+    def _on_interaction(self, node: Any, _event: str) -> None:
+        for effect in self.effects.values():
+            stays = not effect.active() or effect._interaction_node_modified(node)
+            if not stays and node.GetCurrentInteractionMode() != node.ViewTransform:
+                self.activate("")
+
     def undo(self) -> None:
         self.logic.Undo()
 
     def close(self) -> None:
         """As when Slicer ends: no effect is active, and each is told."""
         self.activate("")
-        for observer in self._observers:
-            self.node.RemoveObserver(observer)
+        for observed, tag in self._observers:
+            observed.RemoveObserver(tag)
         for effect in self.effects.values():
             effect.cleanup()
             effect._frame.deleteLater()
