@@ -93,7 +93,9 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._on_scene_closing)
         self.addObserver(scene, scene.EndCloseEvent, self._on_scene_changed)
+        self.addObserver(scene, scene.StartImportEvent, self._on_importing)
         self.addObserver(scene, scene.EndImportEvent, self._on_scene_changed)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self._on_nodes_changed)
         self.addObserver(scene, scene.NodeAddedEvent, self._on_nodes_changed)
         self.addObserver(scene, scene.NodeRemovedEvent, self._on_nodes_changed)
         slicer.app.connect("aboutToQuit()", self.cleanup)
@@ -110,7 +112,10 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """Called by Slicer each time the module is shown."""
         self._entered = True
-        self._bind()
+        if self._follows():
+            self.panel.update()  # what is noted of the choices, such as that a result is out of date, stays
+        else:
+            self._bind()
 
     def exit(self) -> None:
         """Called by Slicer each time another module is shown; a run goes on."""
@@ -152,6 +157,13 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.bind(parameters)
         self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
 
+    def _follows(self) -> bool:
+        """Whether the panel follows the parameter node of the scene that is open."""
+        if self.panel is None or self.panel.parameters is None:
+            return False
+        node = self.panel.parameters.parameterNode
+        return bool(node is slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode"))
+
     def _unbind(self) -> None:
         if self.panel is not None and self.panel.parameters is not None:
             self.removeObserver(self.panel.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._on_parameters)
@@ -165,6 +177,10 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._unbind()
         if self.panel is not None:
             self.panel.scene_closed()
+
+    def _on_importing(self, _caller: Any, _event: Any) -> None:
+        # Our parameter node is overwritten, and names nodes by IDs that are given anew before the import is over.
+        self._unbind()
 
     def _on_scene_changed(self, _caller: Any, _event: Any) -> None:
         self._bind()

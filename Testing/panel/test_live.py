@@ -207,6 +207,17 @@ class TestAuto:
         settle(panel)
         assert "changed" not in ui.statusLabel.text
 
+    def test_another_module_and_back(self, opened, panel, ui, requests):
+        drag(ui, 50)
+        opened.widget.exit()
+        opened.widget.enter()
+        assert "settings have changed" in ui.statusLabel.text
+        ui.iterationsSpinBox.value = 2
+        opened.widget.exit()
+        standin.click(ui.autoCheckBox)
+        opened.widget.enter()  # before it has begun
+        assert standin.wait_until(lambda: requests.asked, 20)
+
     def test_switching_it_on_catches_up(self, panel, ui, requests):
         with panel.quietly():
             ui.iterationsSpinBox.value = 2

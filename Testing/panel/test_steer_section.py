@@ -514,6 +514,38 @@ class TestScene:
         np.testing.assert_array_equal(read(after["ignore"]).array[0], mask)
         np.testing.assert_array_equal(read(after["target"]).array[0], boxes(loaded))
 
+    def test_a_scene_that_is_added_brings_its_own_region(self, panel, ui, scan, result, tmp_path):
+        """Its nodes get other IDs than they were saved with, as those here have them already."""
+        standin.click(ui.paintIgnoreButton)
+        paint(panel.parameters.ignored, scan)
+        path = str(tmp_path / "scene.mrb")
+        assert slicer.util.saveScene(path)
+        here = panel.parameters.ignored
+        other = slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(scan) + 1, name="MR")
+        panel.parameters.inputVolume = other
+        standin.process_events()
+        assert not panel.parameters.ignoreRegion
+        slicer.util.loadScene(path, {"clear": False})
+        standin.process_events()
+        assert panel.parameters.inputVolume not in (scan, other)
+        assert panel.parameters.inputVolume.GetName() == "CT"
+        assert panel.parameters.ignoreRegion
+        assert panel.parameters.ignored is not here
+        assert ignore.belongs_to(panel.parameters.ignored, panel.parameters.inputVolume)
+        assert ignore.belongs_to(here, scan)
+        assert "steering" in request(panel)
+
+    def test_nodes_that_leave_together_are_noticed(self, panel, ui, scan, result):
+        """As when many are deleted in one go, of which Slicer tells only at the end."""
+        assert panel.review.nodes is not None
+        scene = slicer.mrmlScene
+        scene.StartState(scene.BatchProcessState)
+        for node in result.values():
+            scene.RemoveNode(node)
+        scene.EndState(scene.BatchProcessState)
+        assert panel.review.nodes is None
+        assert not ui.editPredictionButton.enabled
+
     def test_damaged_notes_in_a_scene_do_no_harm(self, panel, ui, scan, total):
         fit_to(ui, total)
         for text in ("{", "[1]", '{"phantom-heart": 3}', '{"phantom-heart": {"2": "x", "9": 1}}'):
