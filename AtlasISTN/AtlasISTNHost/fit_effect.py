@@ -315,11 +315,11 @@ class Fit:
 
 
 def help_text() -> str:
-    """What the editor shows of the effect."""
+    """What the editor shows of the effect: up to the first line break, and the rest on demand."""
     return _(
         "<html>Fit a shape atlas to the segments and put it in their place: gaps are bridged, islands go, and every"
-        " structure has the atlas's topology.<p>Segments are recognised by their names or terminology. Those that are"
-        " no structure of the model are never changed, whatever is chosen under <i>Modify other segments</i>; where"
+        " structure has the atlas's topology.<br><p>Segments are recognised by their names or terminology. Those that"
+        " are no structure of the model are never changed, whatever is chosen under <i>Modify other segments</i>; where"
         " the atlas reaches into one, the two overlap. <i>Editable area</i> and <i>Editable intensity range</i> hold:"
         " outside of them segments keep their voxels.<p>One undo takes the fit back. Choosing another effect or module"
         " while it runs stops it, and the segments stay as they are. Not for clinical use.</html>"

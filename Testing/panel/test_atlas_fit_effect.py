@@ -127,6 +127,9 @@ class TestOffered:
         assert not side.icon().isNull()
         for word in ("undo", "never changed", "Editable area", "Not for clinical use"):
             assert word in side.scriptedEffect.helpText()
+        first = side.scriptedEffect.helpText().split("<br>")[0]  # Slicer folds the rest away
+        assert "atlas" in first
+        assert len(first) < 200
 
     def test_every_widget_has_a_tooltip(self, fit):
         bare = [
