@@ -126,6 +126,11 @@ class ITN(nn.Module):
         x: Tensor = layer(below) if across is None else _merged(layer, below, across, self.joined)
         return x if self.norms is None else self.norms[name](x)
 
+    def hold_statistics(self) -> None:
+        """Train on with the statistics that normalisation has gathered, as they will be in the convolutions."""
+        if self.norms is not None:
+            self.norms.eval()
+
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:
         """Weights of an ITN without normalisation that gives what this one gives after its training."""

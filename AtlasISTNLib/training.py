@@ -328,6 +328,8 @@ class _Training:
         for settings in self.optimizer.param_groups:
             settings["lr"] = rates[settings["of_stn"]]
         self.model.train()
+        if 1 < config.joint_from <= epoch:
+            self.model.itn.hold_statistics()
         draw = torch.Generator().manual_seed(config.seed * 100003 + epoch)
         cases = self.training if self.maker is None else self.maker.repeated(self.training)
         shuffled = cases[torch.randperm(len(cases), generator=draw)]

@@ -77,7 +77,8 @@ def _variant(bundle: Bundle, name: str, pair: Pair, options: argparse.Namespace)
     image, truth = pair
     result = segment(bundle, image)
     refined = refine(bundle, result, _config(options, None))
-    scores = [evaluate(v, truth).mean("dice") for v in (result.prediction, result.labels, refined.labels)]
+    found = (result.prediction, result.labels, refined.labels)
+    scores = [evaluate(_on_grid(labels, truth), truth).mean("dice") for labels in found]
     pieces = _pieces(refined.labels)
     _say(f"| {name} | " + " | ".join(f"{score:.3f}" for score in scores) + f" | {pieces} |")
     if options.pictures:
@@ -111,6 +112,11 @@ def _overall(truth: Volume, first: Result, results: dict[str, Result], options: 
 
 def _scores(results: dict[str, Result], truth: Volume) -> dict[str, Scores]:
     return {name: evaluate(result.labels, truth) for name, result in results.items()}
+
+
+def _on_grid(labels: Volume, truth: Volume) -> Volume:
+    """Labels where the known ones are: a change of resolution takes the image alone."""
+    return labels if labels.grid.same_as(truth.grid) else labels.resampled(truth.grid, "nearest")
 
 
 def _pieces(labels: Volume) -> str:

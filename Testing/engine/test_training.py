@@ -255,6 +255,18 @@ class TestVariants:
         resumed, _ = run(letters, config, checkpoint=tmp_path / "c.ckpt", **options)
         assert_same_model(resumed, whole)
 
+    def test_the_joint_phase_sees_the_normalisation_of_the_finished_model(self, letters, tmp_path):
+        config = replace(QUICK, joint_from=3, segmentation_loss="cross-entropy-dice")
+        options = {"model_config": ModelConfig(2, GRID.shape, itn_output="softmax", itn_norm="batch")}
+        statistics = []
+        for epochs in (1, 2, 3):
+            run(letters, replace(config, epochs=epochs), checkpoint=tmp_path / "c.ckpt", **options)
+            with safe_open(tmp_path / "c.ckpt", "np") as file:
+                keys = [key for key in file.keys() if "running_" in key]  # noqa: SIM118 (not a mapping)
+                statistics.append(np.concatenate([file.get_tensor(key).ravel() for key in keys]))
+        assert not np.allclose(statistics[0], statistics[1])
+        np.testing.assert_array_equal(statistics[1], statistics[2])
+
     def test_clipped_gradients(self, letters):
         """Adam's steps do not depend on the gradients' size, but for its ε = 1e-8: far below it nothing moves."""
         norms = []
