@@ -26,7 +26,7 @@ from AtlasISTNLib.volume import Volume
 
 from . import comparison, frames, history_parts, packing, results, thumbnails
 from .history_entries import Entry, described
-from .history_store import Store, drop_orphans
+from .history_store import Store, drop_orphans, tidy
 from .models import Entry as Model
 
 #: Entries of an input and a model, and characters of all their parts; the oldest ones that are not pinned make room.
@@ -69,7 +69,7 @@ class History:
         name = model.manifest.about.name
         if self._store is None or self._store.input_node is not input_node or self._store.model != name:
             self._store = Store(input_node, name)
-            self._store.tidy()
+            tidy(input_node.GetScene())
         self._model = model
 
     def forget(self) -> None:

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from AtlasISTNLib.errors import AtlasISTNError
 
-from . import comparison_table, drawing, history_texts, results
+from . import comparison_table, drawing, history_store, history_texts, results
 from .history import MOST_BYTES, MOST_ENTRIES, History
 from .history_entries import Entry
 from .messages import Failure, failure_of
@@ -87,6 +87,8 @@ class HistorySection:
             self.history.follow(None, None)
             self._shown = None
             self._fill([])
+        else:
+            history_store.tidy(slicer.mrmlScene)
 
     def scene_closed(self) -> None:
         """The scene goes, and the history with it."""

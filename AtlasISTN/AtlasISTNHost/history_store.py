@@ -104,15 +104,6 @@ class Store:
         for node in self._nodes(_ENTRY):
             node.SetAttribute(_CURRENT, "1" if node.GetAttribute(_KEY) == key else None)
 
-    def tidy(self) -> None:
-        """Bring texts that Slicer read from files back into the scene, after it was loaded."""
-        for node in self._nodes(_PART):
-            storage = node.GetStorageNode()
-            node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeNever)
-            if storage is not None:
-                node.SetAndObserveStorageNodeID(None)
-                self.scene.RemoveNode(storage)
-
     def _read(self) -> Iterator[tuple[Any, Entry]]:
         for node in self._nodes(_ENTRY):
             name, text = node.GetID(), node.GetAttribute(_VALUES) or ""
@@ -157,4 +148,19 @@ def drop_orphans(scene: Any) -> None:
             scene.RemoveNode(node)
 
 
-__all__ = ["Store", "drop_orphans"]
+def tidy(scene: Any) -> None:
+    """Bring texts that Slicer read from files back into the scene, after it was loaded, whatever scan they belong to.
+
+    Slicer does not save that a text is to stand in the scene. When a scene is saved without its data, files of hidden
+    nodes may not be written.
+    """
+    for node in list(slicer.util.getNodesByClass(_CLASS, scene)):
+        if node.GetAttribute(_KIND) == _PART:
+            storage = node.GetStorageNode()
+            node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeNever)
+            if storage is not None:
+                node.SetAndObserveStorageNodeID(None)
+                scene.RemoveNode(storage)
+
+
+__all__ = ["Store", "drop_orphans", "tidy"]

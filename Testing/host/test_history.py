@@ -522,6 +522,28 @@ def test_a_scene_that_another_module_saved_keeps_it(found, run, scan, model, mak
     assert [node for node in history_nodes(slicer.mrmlScene) if node.GetStorageNode() is not None] == []
 
 
+def test_a_history_that_nobody_looks_at_stays_in_the_scene_too(
+    found, run, scan, model, make_a_history, make_a_volume, tmp_path
+):
+    """A scene of two scans is loaded, packed into one file, and then saved without its data; one history is opened."""
+    other = make_a_volume(np.zeros((26, 30, 32), np.float32), spacing=(2.0, 1.8, 2.2), name="Other")
+    run(1.1)
+    run(1.0, node=other)
+    found.settle()
+    before = sorted(node.GetText() or "" for node in history_nodes(slicer.mrmlScene))
+    assert slicer.util.saveScene(str(tmp_path / "first.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "first.mrb"))
+    again = make_a_history()
+    again.follow(slicer.util.getNode("Scan"), model)
+    assert slicer.util.saveScene(str(tmp_path / "second.mrb"))
+    slicer.mrmlScene.SetURL(str(tmp_path / "third.mrml"))
+    assert slicer.mrmlScene.Commit()
+    written = (tmp_path / "third.mrml").read_text(encoding="utf-8")
+    assert all(text in written for text in before)
+    assert sorted(node.GetText() or "" for node in history_nodes(slicer.mrmlScene)) == before
+
+
 def test_other_inputs_and_models_have_histories_of_their_own(found, run, scan, model, manifest, make_a_volume, scene):
     one, *_rest = run(1.1)
     other_scan = make_a_volume(np.zeros((26, 30, 32), np.float32), spacing=(2.0, 1.8, 2.2), name="Other")
