@@ -87,6 +87,16 @@ class History:
         """The entry whose result is shown; None where the one that is shown is not kept."""
         return None if self._store is None else self._store.find(self._store.current)
 
+    @property
+    def is_in_scene(self) -> bool:
+        """Whether the segmentation that shows the current result is there; the user may have deleted it."""
+        store = self._store
+        return (
+            store is not None
+            and store.scene is not None
+            and results.find_nodes(store.input_node, store.model) is not None
+        )
+
     # What adds to it, and goes about in it
 
     def record(

@@ -53,6 +53,7 @@ class HistorySection:
         self._volume: Any = None
         self._model: Model | None = None
         self._rows: list[Entry] = []
+        self._icons: dict[str, Any] = {}  # of entries by their keys: each takes a file to make
         self._shown: Any = None
         self._marked = ""
         self._compared: tuple[str, str] | None = None
@@ -152,9 +153,13 @@ class HistorySection:
 
     def _go_to_row(self, row: int) -> None:
         entry = self._rows[row] if 0 <= row < len(self._rows) else None
-        current = self.history.current
-        if entry is not None and (current is None or entry.key != current.key):
+        if entry is not None and self._is_elsewhere(entry):
             self._go(entry)
+
+    def _is_elsewhere(self, entry: Entry) -> bool:
+        """Whether returning to an entry would change anything: it is not shown, or was deleted in the scene."""
+        current = self.history.current
+        return current is None or entry.key != current.key or not self.history.is_in_scene
 
     def _go(self, entry: Entry | None) -> None:
         """Return to an entry."""
@@ -223,7 +228,7 @@ class HistorySection:
         other = current is None or current.key != entry.key
         menu = qt.QMenu(self.ui.historyTable)
         for text, do, enabled in (
-            (_("Return to it"), lambda: self._go(entry), other and not self._busy()),
+            (_("Return to it"), lambda: self._go(entry), self._is_elsewhere(entry) and not self._busy()),
             (_("Compare with what is shown"), lambda: self._choose(entry.key), other and current is not None),
             (_("Rename…"), self._rename, True),
             (_("Unpin") if entry.pinned else _("Pin"), self._pin, True),
@@ -233,6 +238,7 @@ class HistorySection:
             action.enabled = bool(enabled)
             action.connect("triggered(bool)", lambda _checked, do=do: do())
         menu.exec_(self.ui.historyTable.viewport().mapToGlobal(place))
+        menu.deleteLater()
 
     # Private: the comparison
 
@@ -277,6 +283,7 @@ class HistorySection:
         """The entries, the last one on top, and those that can be compared with."""
         table, current, selected = self.ui.historyTable, self.history.current, self._selected()
         self._rows = list(reversed(entries))
+        self._icons = {e.key: self._icons[e.key] for e in entries if e.key in self._icons}
         key = "" if current is None else current.key
         # What the user has selected stays so, unless another result is shown since.
         marked = selected.key if selected is not None and self._marked == key else key
@@ -304,17 +311,25 @@ class HistorySection:
         for column, text in enumerate(("", history_texts.what_text(entry), history_texts.figures_text(entry))):
             item = qt.QTableWidgetItem(text)
             if column == 0:
-                picture = self.history.picture_of(entry)
-                if picture is not None:
-                    pixmap = drawing.pixmap_of(picture)
-                    icon = qt.QIcon(pixmap)
-                    icon.addPixmap(pixmap, qt.QIcon.Selected)
+                icon = self._icon(entry)
+                if icon is not None:
                     item.setIcon(icon)
             font = item.font()
             font.setBold(shown)
             item.setFont(font)
             item.setToolTip(tip)
             table.setItem(row, column, item)
+
+    def _icon(self, entry: Entry) -> Any:
+        if entry.key not in self._icons:
+            picture = self.history.picture_of(entry)
+            if picture is None:
+                return None
+            pixmap = drawing.pixmap_of(picture)
+            icon = qt.QIcon(pixmap)
+            icon.addPixmap(pixmap, qt.QIcon.Selected)
+            self._icons[entry.key] = icon
+        return self._icons[entry.key]
 
     def _fill_choices(self, current: Entry | None) -> None:
         combo = self.ui.compareComboBox

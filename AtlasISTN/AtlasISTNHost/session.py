@@ -309,7 +309,8 @@ class Session:
                 _("The result could not be brought into the scene: {error}").format(error=error),
                 _("earlier results are as they were; please copy the report"),
             )
-        self._end()
+        finally:
+            self._end()  # whatever it was: a run that nobody ends would keep the panel from all else
         self.failure = failure
         if failure is None and then is not None and self.outcome is not None:
             self._follow(then)

@@ -138,6 +138,27 @@ def test_a_click_returns_to_a_result_and_its_settings(panel, ui):
     assert panel.session.failure is None
 
 
+def test_a_result_that_was_deleted_in_the_scene_comes_back_with_a_click(panel, ui):
+    last, current = voxels(panel), panel.history.history.current.key
+    slicer.mrmlScene.RemoveNode(panel.session.nodes.segmentation)
+    standin.process_events()
+    click_row(ui, 0)
+    assert panel.session.failure is None
+    np.testing.assert_array_equal(voxels(panel), last)
+    assert panel.history.history.current.key == current
+    assert ui.showRefinedRadioButton.checked
+
+
+def test_pictures_are_made_once(panel, ui, monkeypatch):
+    def made_again(*_unused: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(history_section.drawing, "pixmap_of", made_again)
+    click_row(ui, 1)
+    assert not any(ui.historyTable.item(row, 0).icon().isNull() for row in range(ui.historyTable.rowCount))
+    click_row(ui, 0)
+
+
 def test_undo_and_redo(panel, ui):
     assert not ui.redoButton.enabled
     assert "undone" in ui.redoButton.toolTip

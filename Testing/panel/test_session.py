@@ -77,6 +77,23 @@ def test_the_surfaces_of_one_scan_do_not_follow_another(held):
     assert told == []
 
 
+def test_whatever_goes_wrong_with_a_result_the_next_run_can_begin(held, monkeypatch):
+    session, task, engine = held
+
+    def breaks(_event: Any) -> Any:
+        raise KeyError("nobody thought of this")
+
+    monkeypatch.setattr(results, "read_outcome", breaks)
+    session.refine(task, RefineConfig(5))
+    with pytest.raises(KeyError):
+        engine.answer("result", {})
+    assert not session.busy
+    assert session.status is None
+    count = len(engine.asked)
+    session.refine(task, RefineConfig(5))
+    assert len(engine.asked) == count + 1
+
+
 def given_way(session: Session, task: Task, engine: FakeEngine) -> None:
     """A refinement that was seen to move and then gave way."""
     session.refine(task, RefineConfig(5))
