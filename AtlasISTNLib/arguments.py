@@ -360,6 +360,7 @@ def _train_outputs(parser: Parser) -> None:
     add = group.add_argument
     add("--output", type=Path, metavar="BUNDLE", help="the model: a folder, or a .zip; needed unless --check")
     add("--overwrite", action="store_true", help="replace a model or a report that is there already")
+    add("--compact", action="store_true", help="store weights and atlas in 8 bits, in about a quarter of the space")
     add("--report", type=Path, metavar="DIR", help="write a report with figures and pictures of the training")
     add("--checkpoint", type=Path, metavar="FILE", help="written after each epoch; an existing one is gone on from")
     add("--cache", type=Path, metavar="DIR", help="keep the prepared cases there for the next time")

@@ -28,6 +28,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .compaction import pack, pack_atlas, unpack
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, as_dict
 from .errors import DeviceError, OutputError
 from .exchange import grid_as_dict, grid_from_dict
@@ -135,8 +136,15 @@ def load_bundle(path: str | os.PathLike[str], device: str = "auto") -> Bundle:
     return replace(bundle, model=bundle.model.to(target))  # a device may run out of memory: not the model's fault
 
 
-def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = False, compact: bool = False) -> Path:
     """Write a bundle as a folder, or as a zip when `path` ends in .zip; it appears whole or not at all.
+
+    Args:
+        bundle: the model.
+        path: the folder or the zip.
+        overwrite: replace a model that is there.
+        compact: store weights and atlas in 8 bits, which takes about a quarter of the space (see `compaction`); what is
+            loaded is then as near to the model as those tell.
 
     Raises:
         OutputError: `path` exists and `overwrite` is not set, or cannot be written.
@@ -150,7 +158,7 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str], overwrite: bool = 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:
-            _write_files(bundle, Path(scratch))
+            _write_files(bundle, Path(scratch), compact)
             if path.suffix == ".zip":
                 _zip(Path(scratch), partial)
             else:
@@ -203,7 +211,7 @@ def _build(folder: Path, manifest: Manifest) -> Bundle:
     grid = manifest.grid
     tensors = [torch.from_numpy(volume.array.copy()) for volume in read_atlas(folder, grid, len(manifest.labels))]
     model = AtlasISTN(manifest.architecture, half_extent(grid), *tensors)
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    model.load_state_dict(unpack(load_file(folder / WEIGHTS)))
     return Bundle(
         about=manifest.about,
         labels=manifest.labels,
@@ -215,11 +223,15 @@ def _build(folder: Path, manifest: Manifest) -> Bundle:
     )
 
 
-def _write_files(bundle: Bundle, folder: Path) -> None:
+def _write_files(bundle: Bundle, folder: Path, compact: bool) -> None:
     weights = {key: value.detach().cpu().contiguous() for key, value in bundle.model.state_dict().items()}
+    image, soft = bundle.atlas_image, bundle.atlas_labels
+    if compact:
+        weights = pack(weights)
+        image, soft = pack_atlas(image, soft)
     save_file(weights, folder / WEIGHTS)
-    bundle.atlas_image.write(folder / ATLAS_IMAGE)
-    bundle.atlas_labels.write(folder / ATLAS_LABELS)
+    image.write(folder / ATLAS_IMAGE)
+    soft.write(folder / ATLAS_LABELS)
     manifest = {
         "format": FORMAT,
         "schema": SCHEMA,

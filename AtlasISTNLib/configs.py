@@ -59,8 +59,8 @@ class ModelConfig:
             leaves the ITN unused.
         itn_output: "linear" as published, or "softmax", which a training with cross-entropy needs.
         itn_norm: "none" as published, or "batch": batch normalisation while the ITN is trained, which many labels and
-            images of any contrast need to be learnt in reasonable time. The trained model has it in its convolutions; from
-            `TrainConfig.joint_from` on, if there is one, it already is what it will be there.
+            images of any contrast need to be learnt in reasonable time. The trained model has it in its convolutions;
+            from `TrainConfig.joint_from` on, if that is set, it already is what it will be there.
     """
 
     labels: int

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, from_dict
 from .errors import AtlasISTNError, BundleError, ConfigError
 from .exchange import grid_from_dict
@@ -201,6 +203,8 @@ def read_atlas(folder: Path, grid: Grid, labels: int) -> tuple[Volume, Volume]:
         raise ConfigError("the atlas does not lie on the model grid")
     if image.array.shape[0] != 1 or soft.array.shape[0] != labels:
         raise ConfigError(f"the atlas has {image.array.shape[0]} and {soft.array.shape[0]} channels")
+    if soft.array.dtype == np.uint8:  # of a compact model
+        soft = soft.with_array(soft.array.astype(np.float32) / 255)
     return image, soft
 
 

@@ -369,7 +369,7 @@ def _write(
     trained: Trained, plan: Plan, check: DataCheck, options: Namespace, console: Console, cancel: Cancel
 ) -> None:
     bundle = trained.bundle
-    save_bundle(bundle, options.output, options.overwrite)
+    save_bundle(bundle, options.output, options.overwrite, options.compact)
     last = {name: float(value) for name, value in bundle.training["last"].items()}
     epochs = bundle.training["epochs"]
     if cancel():

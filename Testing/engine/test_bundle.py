@@ -14,11 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from AtlasISTNLib import bundle as bundle_room
 from AtlasISTNLib import manifest as manifest_room
-from AtlasISTNLib.bundle import FILES, MANIFEST, available_models, find_device, load_bundle, on_device, save_bundle
+from AtlasISTNLib.bundle import (
+    FILES,
+    MANIFEST,
+    WEIGHTS,
+    available_models,
+    find_device,
+    load_bundle,
+    on_device,
+    save_bundle,
+)
 from AtlasISTNLib.configs import MODES, RefineConfig
 from AtlasISTNLib.errors import BundleError, DeviceError, OutputError
 from AtlasISTNLib.geometry import Grid
@@ -76,6 +85,41 @@ class TestRoundTrip:
         np.testing.assert_array_equal(result.labels.array, a_flat_result.labels.array)
         one, two = (refine(b, a_flat_result, RefineConfig(3)).trace.steps for b in (new, a_flat_bundle))
         assert one == two
+
+    @either_form
+    @pytest.mark.parametrize("ndim", [2, 3])
+    def test_a_compact_one_is_a_quarter_as_large_and_all_but_the_same(
+        self, ndim, name, a_small_bundle, a_flat_bundle, tmp_path
+    ):
+        """No weight is off by more than half a step, a 254th of its channel's largest; no atlas label by a 510th."""
+        old = a_small_bundle if ndim == 3 else a_flat_bundle
+        new = load_bundle(save_bundle(old, tmp_path / name, compact=True), "cpu")
+        weights = new.model.state_dict()
+        for key, value in old.model.state_dict().items():
+            if value.ndim < 2:
+                assert torch.equal(weights[key], value), key
+                continue
+            largest = value.flatten(1).abs().amax(dim=1)
+            assert weights[key].dtype == value.dtype
+            assert ((weights[key] - value).abs().flatten(1).amax(dim=1) <= largest / 253).all(), key
+        assert (new.model.atlas_labels - old.model.atlas_labels).abs().max() < 1 / 500
+        assert (new.model.atlas_image - old.model.atlas_image).abs().max() <= 1 / 256
+        np.testing.assert_array_equal(manifest_room.load_atlas(tmp_path / name)[1].array, new.atlas_labels.array)
+        again = load_bundle(save_bundle(new, tmp_path / f"again-{name}", compact=True), "cpu")
+        for key, value in weights.items():
+            torch.testing.assert_close(again.model.state_dict()[key], value, rtol=1e-5, atol=0)
+        if name == "model":
+            plain = save_bundle(old, tmp_path / "plain")
+            assert (tmp_path / name / WEIGHTS).stat().st_size < 0.4 * (plain / WEIGHTS).stat().st_size
+
+    def test_a_compact_one_without_its_steps_is_refused(self, a_flat_bundle, tmp_path):
+        place = save_bundle(a_flat_bundle, tmp_path / "model", compact=True)
+        tensors = load_file(place / WEIGHTS)
+        gone = next(key for key in tensors if key.endswith(":steps"))
+        save_file({key: value for key, value in tensors.items() if key != gone}, place / WEIGHTS)
+        rewrite_manifest(place, lambda manifest: None)
+        with pytest.raises(BundleError, match="lack their steps"):
+            load_bundle(place, "cpu")
 
     def test_a_grid_that_is_turned_comes_back(self, make_bundle, tmp_path):
         turn = [[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]]

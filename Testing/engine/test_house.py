@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "experiment_data",
     ),
     ("distributed", "warp", "synthesis_fields", "networks", "losses"),
-    ("model", "bundle", "reference"),
+    ("model", "compaction", "bundle", "reference"),
     (
         *("placement", "result", "moving", "guidance", "segmentation", "disagreements"),
         *("checkpoint", "augmentation", "synthesis"),
