@@ -49,6 +49,8 @@ class PullSection:
         self._placing_tags: tuple[tuple[Any, int], ...] = ()
         self._told: tuple[Any, ...] = ()
         self._working = self._dragging = self._setting = False
+        self._escape = qt.QShortcut(qt.QKeySequence(qt.Qt.Key_Escape), ui.pullButton)
+        self._escape.connect("activated()", self._stop_placing)
         ui.pullButton.connect("clicked(bool)", self._on_pull)
         ui.pullRemoveAllButton.connect("clicked(bool)", lambda _checked: self._remove_all())
         ui.pullTable.connect("cellClicked(int,int)", self._on_cell)
@@ -345,13 +347,14 @@ class PullSection:
         ui, reason = self.ui, self._reason()
         waiting = self._placing is not None and self._placing.going_on
         ui.pullButton.enabled, ui.pullButton.checked = not reason, waiting
+        self._escape.enabled = waiting  # Slicer's place mode knows the right click only
         ui.pullButton.toolTip = reason or _("Then click on a point of the warped atlas in a slice or in the 3D view")
         nothing = "" if self.pulls else _("Nothing is pulled")
         ui.pullRemoveAllButton.enabled = not nothing
         ui.pullRemoveAllButton.toolTip = nothing or _("Remove all pulls; the atlas goes on without them")
         if waiting:
             ui.pullHintLabel.text = _(
-                "Click on a point of the warped atlas, in a slice or in the 3D view. A right click ends it."
+                "Click on a point of the warped atlas, in a slice or in the 3D view. A right click or Esc ends it."
             )
         elif self.pulls:
             ui.pullHintLabel.text = _("Drag the yellow marks to where the points belong, then refine.")

@@ -248,6 +248,24 @@ def test_what_the_user_places_otherwise_is_left_alone(bench):
     assert mine.GetNumberOfControlPoints() == 0
 
 
+def test_escape_ends_it(bench):
+    window = manners.unwrap(bench.ui.pullButton).window()
+    window.activateWindow()
+    standin.click(bench.ui.pullButton)
+    Mouse(bench.red).move(bench.place)
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key.Key_Escape)
+    standin.process_events()
+    assert not bench.ui.pullButton.checked
+    assert bench.node.GetNumberOfControlPoints() == 0
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    assert interaction.GetCurrentInteractionMode() != interaction.Place
+    interaction.SwitchToSinglePlaceMode()  # what is placed otherwise is no business of ours
+    QtTest.QTest.keyClick(window, QtCore.Qt.Key.Key_Escape)
+    standin.process_events()
+    assert interaction.GetCurrentInteractionMode() == interaction.Place
+    interaction.SwitchToViewTransformMode()
+
+
 def test_the_toolbar_is_used_to_place_something_else_meanwhile(bench):
     standin.click(bench.ui.pullButton)
     mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Mine")  # becomes what is placed
