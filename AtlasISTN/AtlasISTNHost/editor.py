@@ -10,14 +10,15 @@ _TAG = "SegmentEditor"
 
 
 def open_on(segmentation: Any, volume: Any, segment_id: str = "", effect: str = "") -> None:
-    """Switch to the Segment Editor.
+    """Switch to the Segment Editor. What is edited is shown, where it was hidden.
 
     Args:
-        segmentation: what is to be edited.
+        segmentation: what is to be edited; one of ours.
         volume: the volume beneath.
         segment_id: of the segment that is chosen there; the first one by default.
         effect: what is chosen there, such as "Paint".
     """
+    _show(segmentation, segment_id)
     choices = _choices(segmentation.GetScene())
     # The module makes a segmentation of its own where none is chosen when it is entered.
     choices.SetAndObserveSegmentationNode(segmentation)
@@ -29,6 +30,16 @@ def open_on(segmentation: Any, volume: Any, segment_id: str = "", effect: str = 
             choices.SetSelectedSegmentID(segment_id)
         if effect:
             choices.SetActiveEffectName(effect)
+
+
+def _show(segmentation: Any, segment_id: str) -> None:
+    """Slicer asks at the first stroke in what cannot be seen."""
+    segmentation.CreateDefaultDisplayNodes()
+    display = segmentation.GetDisplayNode()
+    with slicer.util.NodeModify(display):
+        display.SetVisibility(True)
+        if segment_id:
+            display.SetSegmentVisibility(segment_id, True)
 
 
 def _choices(scene: Any) -> Any:
