@@ -171,7 +171,7 @@ class Fit:
         except AtlasISTNError:
             self.jobs.remove(folder)
             raise
-        stamp = targets.content_stamp(segmentation, targets.segment_ids(segmentation))
+        stamp = _stamp(segmentation, volume)
         self._run = _Run(segmentation.GetID(), volume.GetID(), plan, stamp, folder)
         accepted = self.engine.request(
             "refine",
@@ -237,8 +237,8 @@ class Fit:
             or (segmentation.GetID(), volume.GetID()) != (run.segmentation_id, run.volume_id)
         ):
             raise VolumeError(_("Another segmentation or volume was chosen meanwhile"), _("fit the atlas again"))
-        if targets.content_stamp(segmentation, targets.segment_ids(segmentation)) != run.stamp:
-            raise VolumeError(_("The segments were changed meanwhile"), _("fit the atlas again"))
+        if _stamp(segmentation, volume) != run.stamp:
+            raise VolumeError(_("The segments were changed or moved meanwhile"), _("fit the atlas again"))
         labels = volume_from_files(event["volumes"]["labels"], event["folder"])
         parameters = self.effect.parameterSetNode()
         with slicer.util.WaitCursor():
@@ -312,6 +312,11 @@ class Fit:
         if segmentation is None or model is None or model.manifest is None:
             return None
         return atlas_fit.plan(segmentation, model.manifest.labels)
+
+
+def _stamp(segmentation: Any, volume: Any) -> tuple[Any, ...]:
+    """What changes when the segments do, or where they lie in the volume."""
+    return targets.content_stamp(segmentation, targets.segment_ids(segmentation)), targets.placed_at(volume)
 
 
 def help_text() -> str:

@@ -339,6 +339,19 @@ class TestRun:
         np.testing.assert_array_equal(voxels(drawn, scan)["Letter B"], mine)
         assert "meanwhile" in fit.widgets.statusLabel.text
 
+    def test_a_volume_that_was_moved_meanwhile_takes_no_segments_with_it(self, fit, drawn, scan):
+        before = voxels(drawn, scan)
+        standin.click(fit.widgets.applyButton)
+        move = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = np.eye(4)
+        matrix[0, 3] = 10.0
+        move.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        scan.SetAndObserveTransformNodeID(move.GetID())
+        answer(fit)
+        scan.SetAndObserveTransformNodeID(None)
+        assert same(voxels(drawn, scan), before)
+        assert "moved meanwhile" in fit.widgets.statusLabel.text
+
     def test_another_segmentation_chosen_meanwhile_is_left_alone(self, fit, editor, drawn, scan):
         before = voxels(drawn, scan)
         standin.click(fit.widgets.applyButton)
