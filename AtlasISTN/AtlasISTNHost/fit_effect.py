@@ -67,6 +67,7 @@ class Fit:
         self._run: _Run | None = None
         self._fraction: float | None = None
         self._observed: tuple[Any, tuple[int, ...]] = (None, ())
+        self._can_work = False
         self.widgets = FitWidgets(effect, self.apply, self.cancel, self._on_model)
         self._idle = qt.QTimer()
         self._idle.setSingleShot(True)
@@ -82,6 +83,7 @@ class Fit:
         """The effect was chosen: models may have been added meanwhile, and segments are followed from now on."""
         if not self.busy:
             self.widgets.refresh()
+        self._can_work = torch_setup.state().ready  # looks at the disk: not each time that a slider moves
         self.show()
 
     def leave(self) -> None:
@@ -108,7 +110,7 @@ class Fit:
         model = self.widgets.model
         if model is None or model.manifest is None:
             return model.problem if model is not None else _("There is no model")
-        if not torch_setup.state().ready:
+        if not self._can_work:
             return _("Install PyTorch first: open the module Atlas-ISTN")
         single = min(volume.GetImageData().GetDimensions()) == 1
         if single != (model.dimension == 2):

@@ -219,13 +219,18 @@ class TestChoices:
         editor.activate(NAME)
         assert fit.widgets.modelComboBox.count == count
 
-    def test_without_torch(self, fit, monkeypatch):
+    def test_without_torch(self, fit, editor, monkeypatch):
         from AtlasISTNHost import torch_setup
 
-        monkeypatch.setattr(torch_setup, "state", lambda *_path: torch_setup.TorchState("not-installed"))
-        fit.show()
-        assert not fit.widgets.applyButton.enabled
-        assert "PyTorch" in fit.widgets.applyButton.toolTip
+        with monkeypatch.context() as patch:
+            patch.setattr(torch_setup, "state", lambda *_path: torch_setup.TorchState("not-installed"))
+            editor.activate("")
+            editor.activate(NAME)
+            assert not fit.widgets.applyButton.enabled
+            assert "PyTorch" in fit.widgets.applyButton.toolTip
+        editor.activate("")  # it is installed in the module, and that is left for the editor again
+        editor.activate(NAME)
+        assert fit.widgets.applyButton.enabled
 
 
 class TestRun:
