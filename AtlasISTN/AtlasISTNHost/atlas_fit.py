@@ -23,7 +23,9 @@ from AtlasISTNLib.volume import Volume
 
 from . import frames, targets
 
-_LEFT_OUT = "; "
+_BETWEEN = "; "
+#: So many names of a list are said.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,22 @@ class Plan:
 
     @property
     def text(self) -> str:
-        """The plan in a sentence or two, for people."""
+        """The plan in a sentence or two, for people; of long lists, the beginning."""
+        return self._say(_FEW)
+
+    @property
+    def full_text(self) -> str:
+        """The same with all names."""
+        return self._say(None)
+
+    def _say(self, most: int | None) -> str:
         if not self.replaced:
             return _("No segment is a structure of this model: name the segments as the model's structures.")
-        parts = [_("To be replaced: {names}.").format(names=_LEFT_OUT.join(self.names))]
+        parts = [_("To be replaced: {names}.").format(names=_listed(self.names, most))]
         if self.kept:
-            parts.append(_("Stay as they are: {names}.").format(names=_LEFT_OUT.join(self.kept)))
+            parts.append(_("Stay as they are: {names}.").format(names=_listed(self.kept, most)))
         if self.absent:
-            parts.append(_("Without a segment: {names}.").format(names=_LEFT_OUT.join(self.absent)))
+            parts.append(_("Without a segment: {names}.").format(names=_listed(self.absent, most)))
         return " ".join(parts)
 
 
@@ -186,6 +196,13 @@ def reference_geometry(segmentation_node: Any, input_node: Any) -> Any:
             _("choose a source volume in the Segment Editor"),
         )
     return found
+
+
+def _listed(names: Sequence[str], most: int | None) -> str:
+    if most is None or len(names) <= most:
+        return _BETWEEN.join(names)
+    said = _BETWEEN.join(names[: most - 1])
+    return _("{names} and {count} more").format(names=said, count=len(names) - most + 1)
 
 
 def _named(match: targets.Match, segmentation_node: Any) -> str:

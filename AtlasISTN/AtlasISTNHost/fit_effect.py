@@ -128,7 +128,8 @@ class Fit:
         can_cancel = self._run is not None and self._run.wanted
         self.widgets.show_state(reason, self.busy, can_cancel, self._fraction)
         refused = reason if plan is None or plan.replaced else ""  # else the plan says it
-        self.widgets.say(plan.text if plan is not None else "", self.message or refused)
+        said = (plan.text, plan.full_text) if plan is not None else ("", "")
+        self.widgets.say(*said, self.message or refused)
 
     def apply(self) -> None:
         """The button Apply."""

@@ -129,9 +129,9 @@ class FitWidgets:
             self.progressBar.setRange(0, 1000)
             self.progressBar.value = round(1000 * fraction)
 
-    def say(self, plan: str, status: str) -> None:
-        """What a fit would do, and what became of the last one."""
-        self.planLabel.text, self.statusLabel.text = plan, status
+    def say(self, plan: str, details: str, status: str) -> None:
+        """What a fit would do, in brief and in full, and what became of the last one."""
+        self.planLabel.text, self.planLabel.toolTip, self.statusLabel.text = plan, details, status
         self.statusLabel.visible = bool(status)
 
     def _make_choices(self) -> None:

@@ -123,6 +123,28 @@ def test_a_structure_of_several_segments_replaces_none(edit: Any, a_volume_node:
     assert found.absent == ("right atrium",)
 
 
+def test_of_many_segments_the_first_are_named_and_the_others_counted(edit: Any, a_volume_node: Any) -> None:
+    edited = edit(a_volume_node)
+    for number in range(100):
+        edited.node.GetSegmentation().AddEmptySegment("", f"vessel {number}")
+    found = atlas_fit.plan(edited.node, LABELS)
+    assert "Stay as they are: Vessel; Spot; vessel 0; " in found.text
+    assert "vessel 4 and 95 more." in found.text
+    assert len(found.text) < 200
+    assert "vessel 99" in found.full_text
+    assert "more" not in found.full_text
+
+
+def test_hidden_segments_are_said_to_be_hidden(edit: Any, a_volume_node: Any) -> None:
+    edited = edit(a_volume_node)
+    edited.node.CreateDefaultDisplayNodes()
+    display = edited.node.GetDisplayNode()
+    display.SetSegmentVisibility(edited.node.GetSegmentation().GetSegmentIdBySegmentName("LV"), False)
+    assert atlas_fit.plan(edited.node, LABELS).names == ("LV (hidden)", "right_atrium")
+    display.SetVisibility(False)
+    assert atlas_fit.plan(edited.node, LABELS).names == ("LV (hidden)", "right_atrium (hidden)")
+
+
 # ---------------------------------------------------------------------------------------------------------- the change
 
 

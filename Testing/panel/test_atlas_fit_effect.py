@@ -166,6 +166,7 @@ class TestChoices:
     def test_what_will_be_replaced_is_said_before(self, fit):
         text = fit.widgets.planLabel.text
         assert text.index("Letter B") < text.index("Stay as they are") < text.index("Spot")
+        assert fit.widgets.planLabel.toolTip == text  # all names, where there are too many for a glance
         assert fit.widgets.applyButton.enabled
 
     def test_why_nothing_can_be_fitted(self, fit, editor, drawn):
