@@ -159,6 +159,7 @@ class FitWidgets:
         self.modelComboBox.connect("currentIndexChanged(int)", self._on_model)
         self.strengthSlider.connect("valueChanged(int)", self._on_slider)
         self.strengthSpinBox.connect("valueChanged(double)", lambda _value: self.store())
+        self.strengthSpinBox.connect("editingFinished()", self._on_typed)
         self.iterationsSpinBox.connect("valueChanged(int)", lambda _value: self.store())
         self.modeComboBox.connect("currentIndexChanged(int)", lambda _index: self.store())
 
@@ -192,12 +193,17 @@ class FitWidgets:
         if not self._setting and self.model is not None:
             self.strengthSpinBox.value = models.strength_of_slider(value, self.model.strength, _TICKS)
 
+    def _on_typed(self) -> None:
+        self.strengthSpinBox.singleStep = models.strength_step(self.strengthSpinBox.value)
+
     def _show_strength(self, model: models.Entry, value: float) -> None:
         box, reach = self.strengthSpinBox, models.STRENGTH_REACH
-        box.decimals = max(models.strength_decimals(value), models.strength_decimals(model.strength / reach))
+        decimals = max(models.strength_decimals(value), models.strength_decimals(model.strength / reach))
         box.setRange(model.strength / reach, model.strength * reach)
-        box.singleStep = 10.0 ** math.floor(math.log10(max(value, 1e-6) / 5))
-        box.value = value
+        if box.value != value or box.decimals != decimals:  # each of these writes anew what is being typed
+            box.decimals = decimals
+            box.singleStep = models.strength_step(value)
+            box.value = value
         ratio = math.log(max(value, 1e-12) / model.strength) / math.log(reach)
         self.strengthSlider.value = round(max(-1.0, min(1.0, ratio)) * _TICKS)
 

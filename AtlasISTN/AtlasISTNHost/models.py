@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,3 +135,8 @@ def strength_decimals(value: float) -> int:
     if value >= 100:
         return 0
     return 1 if value >= 10 else 2 if value >= 1 else 4
+
+
+def strength_step(value: float) -> float:
+    """By how much the arrows of a box turn λ*: the power of ten that is worth a turn."""
+    return float(10.0 ** math.floor(math.log10(max(value, 1e-6) / 5)))

@@ -13,7 +13,8 @@ import slicer
 import standin
 from fake_engine import FakeEngine
 from house import MODULE
-from standin import scripted_module, segment_editor
+from PySide6 import QtTest
+from standin import manners, scripted_module, segment_editor
 
 sys.path.insert(0, str(MODULE))
 
@@ -162,6 +163,16 @@ class TestChoices:
         assert again.strengthSlider.value == pytest.approx(300, abs=2)
         assert again.config.mode == "field"
         other.close()
+
+    def test_a_number_can_be_typed_to_its_last_digit(self, fit):
+        spin = fit.widgets.strengthSpinBox
+        text = f"{1.2345 * fit.widgets.model.strength:.{spin.decimals}f}"
+        line = manners.unwrap(spin).lineEdit()
+        line.selectAll()
+        for letter in text:  # each is stored in the scene, which the widgets follow
+            QtTest.QTest.keyClicks(line, letter)
+        assert line.text() == text
+        assert spin.value == pytest.approx(float(text))
 
     def test_what_will_be_replaced_is_said_before(self, fit):
         text = fit.widgets.planLabel.text
