@@ -40,7 +40,7 @@ class RefineSection:
         self._setting = False
         self.chart = LossChart(ui.lossChartLabel, ui.foldingLiveLabel)
         ui.segmentButton.connect("clicked(bool)", lambda _checked: on_segment())
-        ui.refineButton.connect("clicked(bool)", lambda _checked: on_refine())
+        ui.refineButton.connect("clicked(bool)", lambda _checked: self._on_refine(on_refine))
         ui.stopButton.connect("clicked(bool)", lambda _checked: on_stop())
         ui.strengthSlider.connect("valueChanged(int)", self._on_slider)
         ui.strengthSpinBox.connect("valueChanged(double)", self._on_spin)
@@ -122,6 +122,13 @@ class RefineSection:
     def _on_slider(self, value: int) -> None:
         if not self._setting:
             self._choose(models.strength_of_slider(value, self.own_strength, _TICKS))
+
+    def _on_refine(self, on_refine: Callable[[], None]) -> None:
+        # On a Mac the click takes no keyboard focus from a box, whose number would not count yet.
+        ui = self.ui
+        for box in (ui.strengthSpinBox, ui.iterationsSpinBox, ui.betaSpinBox, ui.gammaSpinBox, ui.learningRateSpinBox):
+            box.interpretText()
+        on_refine()
 
     def _on_spin(self, value: float) -> None:
         if not self._setting:
