@@ -135,7 +135,7 @@ class FitWidgets:
         self.statusLabel.visible = bool(status)
 
     def _make_choices(self) -> None:
-        self.modelComboBox = qt.QComboBox()
+        self.modelComboBox = _combo_box()
         self.modelComboBox.toolTip = _("The atlas to fit; models of your own are added in the module Atlas-ISTN")
         self.strengthSlider = qt.QSlider(qt.Qt.Horizontal)
         self.strengthSlider.setRange(-_TICKS, _TICKS)
@@ -148,7 +148,7 @@ class FitWidgets:
         self.iterationsSpinBox = qt.QSpinBox()
         self.iterationsSpinBox.setRange(1, _MOST_ITERATIONS)
         self.iterationsSpinBox.toolTip = _("Steps of the refinement")
-        self.modeComboBox = qt.QComboBox()
+        self.modeComboBox = _combo_box()
         self.modeComboBox.addItem(_("network: as published"))
         self.modeComboBox.addItem(_("field: several times faster a step"))
         self.modeComboBox.toolTip = _("Whether the registration network or the deformation itself is refined")
@@ -212,6 +212,13 @@ def defaults(effect: Any) -> None:
     """The first choices of a scene: none, so that the model's own are shown."""
     for name, value in ((MODEL, ""), (STRENGTH, "0"), (ITERATIONS, "0"), (MODE, MODES[0])):
         effect.setParameterDefault(name, value)
+
+
+def _combo_box() -> Any:
+    box = qt.QComboBox()
+    box.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # else long titles widen the editor
+    box.setMinimumContentsLength(12)
+    return box
 
 
 def _label() -> Any:

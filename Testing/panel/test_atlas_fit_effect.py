@@ -132,6 +132,13 @@ class TestOffered:
         assert "atlas" in first
         assert len(first) < 200
 
+    def test_long_titles_do_not_widen_the_editor(self, fit):
+        frame = manners.unwrap(fit.effect.optionsFrame())
+        before = frame.minimumSizeHint().width()
+        fit.widgets.modelComboBox.addItem("A model with a title of many words " * 4)
+        standin.process_events()
+        assert frame.minimumSizeHint().width() == before < 360
+
     def test_every_widget_has_a_tooltip(self, fit):
         bare = [
             name
