@@ -142,9 +142,6 @@ class FitWidgets:
         self.strengthSpinBox = qt.QDoubleSpinBox()
         tip = _("Weight of smoothness: to the right the atlas keeps its shape, to the left it follows the segments")
         self.strengthSlider.toolTip = self.strengthSpinBox.toolTip = tip
-        strength = qt.QHBoxLayout()
-        strength.addWidget(self.strengthSlider)
-        strength.addWidget(self.strengthSpinBox)
         self.iterationsSpinBox = qt.QSpinBox()
         self.iterationsSpinBox.setRange(1, _MOST_ITERATIONS)
         self.iterationsSpinBox.toolTip = _("Steps of the refinement")
@@ -152,10 +149,13 @@ class FitWidgets:
         self.modeComboBox.addItem(_("network: as published"))
         self.modeComboBox.addItem(_("field: several times faster a step"))
         self.modeComboBox.toolTip = _("Whether the registration network or the deformation itself is refined")
-        self.effect.addLabeledOptionsWidget(_("Model:"), self.modelComboBox)
-        self.effect.addLabeledOptionsWidget(_("λ*:"), strength)
-        self.effect.addLabeledOptionsWidget(_("Iterations:"), self.iterationsSpinBox)
-        self.effect.addLabeledOptionsWidget(_("Mode:"), self.modeComboBox)
+        for label, row in (
+            (_("Model:"), _row(self.modelComboBox)),
+            (_("λ*:"), _row(self.strengthSlider, self.strengthSpinBox)),
+            (_("Iterations:"), _row(self.iterationsSpinBox)),
+            (_("Mode:"), _row(self.modeComboBox)),
+        ):
+            self.effect.addLabeledOptionsWidget(label, row)
         self.modelComboBox.connect("currentIndexChanged(int)", self._on_model)
         self.strengthSlider.connect("valueChanged(int)", self._on_slider)
         self.strengthSpinBox.connect("valueChanged(double)", lambda _value: self.store())
@@ -166,14 +166,10 @@ class FitWidgets:
     def _make_buttons(self) -> None:
         self.planLabel, self.statusLabel = _label(), _label()
         self.applyButton, self.cancelButton = qt.QPushButton(_("Apply")), qt.QPushButton(_("Cancel"))
-        buttons = qt.QHBoxLayout()
-        buttons.addWidget(self.applyButton)
-        buttons.addWidget(self.cancelButton)
         self.progressBar = qt.QProgressBar()
         self.progressBar.textVisible = False
         self.progressBar.toolTip = _("How far the fit is")
-        progress = qt.QHBoxLayout()  # the editor stretches widgets, and not what is in a layout
-        progress.addWidget(self.progressBar)
+        buttons, progress = _row(self.applyButton, self.cancelButton), _row(self.progressBar)
         for part in (self.planLabel, buttons, progress, self.statusLabel):
             self.effect.addOptionsWidget(part)
 
@@ -214,6 +210,14 @@ def defaults(effect: Any) -> None:
         effect.setParameterDefault(name, value)
 
 
+def _row(*widgets: Any) -> Any:
+    """The editor stretches widgets in height, and not what is in a layout."""
+    row = qt.QHBoxLayout()
+    for widget in widgets:
+        row.addWidget(widget)
+    return row
+
+
 def _combo_box() -> Any:
     box = qt.QComboBox()
     box.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # else long titles widen the editor
@@ -224,6 +228,7 @@ def _combo_box() -> Any:
 def _label() -> Any:
     label = qt.QLabel()
     label.wordWrap = True
+    label.setAlignment(qt.Qt.AlignLeft | qt.Qt.AlignTop)
     return label
 
 

@@ -140,6 +140,14 @@ class TestOffered:
         standin.process_events()
         assert frame.minimumSizeHint().width() < 360
 
+    def test_room_to_spare_goes_to_the_words(self, fit):
+        frame = manners.unwrap(fit.effect.optionsFrame())
+        frame.resize(400, 700)
+        standin.process_events()
+        for name, widget in vars(fit.widgets).items():
+            if name.endswith(("ComboBox", "SpinBox", "Button")):
+                assert manners.unwrap(widget).height() < 40, name
+
     def test_every_widget_has_a_tooltip(self, fit):
         bare = [
             name
