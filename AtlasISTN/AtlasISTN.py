@@ -25,6 +25,11 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 HOMEPAGE = "https://github.com/AtlasISTN/AtlasISTN"
+#: Nodes that the panel has mostly nothing to do with, unless they are its own.
+UNCONCERNED = (
+    *("vtkMRMLColorNode", "vtkMRMLDisplayNode", "vtkMRMLModelNode", "vtkMRMLStorageNode"),
+    *("vtkMRMLTableNode", "vtkMRMLTextNode"),
+)
 ARTICLE = "https://doi.org/10.1016/j.media.2022.102383"
 
 
@@ -78,7 +83,7 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: AtlasISTNLogic | None = None
         self.panel: Any = None
-        self._entered = False
+        self._entered = self._looks_later = False
 
     def setup(self) -> None:
         """Called by Slicer once, when the module is first opened."""
@@ -96,8 +101,8 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartImportEvent, self._on_importing)
         self.addObserver(scene, scene.EndImportEvent, self._on_scene_changed)
         self.addObserver(scene, scene.EndBatchProcessEvent, self._on_nodes_changed)
-        self.addObserver(scene, scene.NodeAddedEvent, self._on_nodes_changed)
-        self.addObserver(scene, scene.NodeRemovedEvent, self._on_nodes_changed)
+        self.addObserver(scene, scene.NodeAddedEvent, self._on_node)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._on_node)
         slicer.app.connect("aboutToQuit()", self.cleanup)
         self._bind()
 
@@ -184,6 +189,19 @@ class AtlasISTNWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _on_scene_changed(self, _caller: Any, _event: Any) -> None:
         self._bind()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node(self, caller: Any, event: Any, node: Any) -> None:
+        if node is None or node.GetAttribute("AtlasISTN.Role") or not any(map(node.IsA, UNCONCERNED)):
+            self._on_nodes_changed(caller, event)
+        elif not self._looks_later:
+            # Other modules add hundreds of them, and each time all of the panel would be brought up to date.
+            self._looks_later = True
+            qt.QTimer.singleShot(0, self._look_later)
+
+    def _look_later(self) -> None:
+        self._looks_later = False
+        self._on_nodes_changed(None, None)
 
     def _on_nodes_changed(self, _caller: Any, _event: Any) -> None:
         scene = slicer.mrmlScene
