@@ -1,17 +1,19 @@
 """What a scene's choices say about steering: what the atlas is fitted to, what is ignored, how hard structures pull.
 
 Read from the parameter node, without widgets. Label weights and corrections of matches stand there as JSON by the
-model's key, so that another model has others.
+model's key, so that another model has others; corrections then by the reference to the target that they are of.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from . import ignore, targets
@@ -20,6 +22,8 @@ from .models import Entry
 #: What the atlas can be fitted to; values of the parameter `fitTo`.
 PREDICTION, EDITED, SEGMENTATION = "prediction", "edited", "segmentation"
 FITS = (PREDICTION, EDITED, SEGMENTATION)
+#: References of the parameter node to targets whose matches were corrected; each is one for itself.
+_CORRECTED = "AtlasISTN.Corrected."
 #: Weights that the panel offers.
 OFF, NORMAL, MOST = 0.0, 1.0, 10.0
 
@@ -202,7 +206,7 @@ def set_weights(parameters: Any, model: Entry, values: Mapping[int, float]) -> N
 def corrections(parameters: Any, target: Any, model: Entry) -> dict[str, int]:
     """What the user said of the segments of a target: label value by segment ID."""
     said = _recall(parameters.targetMatches).get(model.key)
-    found = said.get(target.GetID()) if isinstance(said, dict) else None
+    found = said.get(_place_of(parameters, target)) if isinstance(said, dict) else None
     if not isinstance(found, dict):
         return {}
     return {key: value for key, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
@@ -210,18 +214,31 @@ def corrections(parameters: Any, target: Any, model: Entry) -> dict[str, int]:
 
 def correct(parameters: Any, target: Any, model: Entry, segment_id: str, value: int) -> None:
     """Keep in the scene what a segment of a target is; what was said of nodes that have left it is dropped."""
-    said = _recall(parameters.targetMatches).get(model.key)
-    scene = target.GetScene()
-    kept = {k: v for k, v in said.items() if scene.GetNodeByID(k)} if isinstance(said, dict) else {}
-    kept[target.GetID()] = {**corrections(parameters, target, model), segment_id: value}
-    parameters.targetMatches = _changed(parameters.targetMatches, model.key, kept)
+    node, said = parameters.parameterNode, _recall(parameters.targetMatches).get(model.key)
+    kept = {k: v for k, v in said.items() if node.GetNodeReference(k)} if isinstance(said, dict) else {}
+    place = _place_of(parameters, target) or _CORRECTED + uuid.uuid4().hex[:12]
+    kept[place] = {**corrections(parameters, target, model), segment_id: value}
+    with slicer.util.NodeModify(node):
+        node.SetNodeReferenceID(place, target.GetID())
+        parameters.targetMatches = _changed(parameters.targetMatches, model.key, kept)
 
 
 def forget_corrections(parameters: Any, target: Any, model: Entry) -> None:
     """Match the segments of a target by their names and codes again."""
-    said = _recall(parameters.targetMatches).get(model.key)
-    kept = {k: v for k, v in said.items() if k != target.GetID()} if isinstance(said, dict) else {}
+    said, place = _recall(parameters.targetMatches).get(model.key), _place_of(parameters, target)
+    kept = {k: v for k, v in said.items() if k != place} if isinstance(said, dict) else {}
     parameters.targetMatches = _changed(parameters.targetMatches, model.key, kept)
+
+
+def _place_of(parameters: Any, target: Any) -> str:
+    """The role in which the parameter node refers to a target that was corrected; empty where it does not.
+
+    IDs of nodes do not last: in a scene that is added to another one they may change, and references with them.
+    """
+    node = parameters.parameterNode
+    roles = [node.GetNthNodeReferenceRole(i) or "" for i in range(node.GetNumberOfNodeReferenceRoles())]
+    mine = (r for r in roles if r.startswith(_CORRECTED) and node.GetNodeReferenceID(r) == target.GetID())
+    return next(mine, "")
 
 
 def _segment_of(region: Any, wanted: str) -> str:

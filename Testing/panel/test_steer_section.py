@@ -535,6 +535,21 @@ class TestScene:
         assert ignore.belongs_to(here, scan)
         assert "steering" in request(panel)
 
+    def test_corrections_stay_with_their_segmentation_in_a_scene_that_is_added(self, panel, ui, scan, total, tmp_path):
+        fit_to(ui, total)
+        ui.targetTable.cellWidget(4, 1).setCurrentIndex(5)
+        standin.process_events()
+        path = str(tmp_path / "scene.mrb")
+        assert slicer.util.saveScene(path)
+        slicer.mrmlScene.Clear(0)
+        here = slicer.util.addVolumeFromArray(np.zeros((20, 22, 24), np.float32), name="MR")
+        mine = segmentation(here, {**HEART, 5: "spleen"}, "mine")
+        slicer.util.loadScene(path, {"clear": False})
+        standin.process_events()
+        assert rows(ui.targetTable)[4] == ("aorta", "left atrium")
+        fit_to(ui, mine)
+        assert rows(ui.targetTable)[4] == ("spleen", "not used")
+
     def test_nodes_that_leave_together_are_noticed(self, panel, ui, scan, result):
         """As when many are deleted in one go, of which Slicer tells only at the end."""
         assert panel.review.nodes is not None
@@ -545,6 +560,22 @@ class TestScene:
         scene.EndState(scene.BatchProcessState)
         assert panel.review.nodes is None
         assert not ui.editPredictionButton.enabled
+
+    def test_what_other_modules_add_costs_the_panel_little(self, panel, scan, result, monkeypatch):
+        standin.process_events()
+        looks: list[str] = []
+        update = panel.update
+        monkeypatch.setattr(panel, "update", lambda: looks.append("looked") or update())
+        for name in ("liver", "spleen"):
+            model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", name)
+            model.CreateDefaultDisplayNodes()
+            slicer.mrmlScene.RemoveNode(model)
+        assert looks == []
+        standin.process_events()
+        assert looks == ["looked"]
+        slicer.mrmlScene.RemoveNode(result[nodes.SEGMENTATION])
+        assert len(looks) > 1
+        assert panel.review.nodes is None
 
     def test_damaged_notes_in_a_scene_do_no_harm(self, panel, ui, scan, total):
         fit_to(ui, total)
