@@ -318,3 +318,17 @@ def test_the_columns_fit_a_narrow_panel(panel, ui):
     table = ui.historyTable
     assert sum(table.columnWidth(column) for column in range(3)) <= table.width
     assert all(table.columnWidth(column) > 40 for column in range(3))
+
+
+def test_a_long_name_does_not_keep_the_panel_wide():
+    widths = []
+    for name in ("short", "as good as it gets, " * 10):
+        form = slicer.util.loadUI(str(MODULE / "Resources" / "UI" / "AtlasISTN.ui"))
+        found = slicer.util.childWidgetVariables(form)
+        found.historyCollapsibleButton.collapsed = False
+        found.compareComboBox.addItem(name)
+        form.show()
+        standin.process_events()
+        widths.append(form.minimumSizeHint.width())
+        form.close()
+    assert widths[0] == widths[1]
