@@ -101,8 +101,8 @@ TRAIN_HELP = {
     "center_atlas": "also move the atlas towards the mean of all deformations",
     "part": "joint trains both networks, itn the segmentation network alone",
     "joint_from": "first epoch in which the registration network and the atlas take part in a joint training",
-    "joint_halve_every": "epochs in which the registration network's learning rate halves, from --joint-from on; 0 "
-    "gives it the segmentation network's",
+    "joint_learning_rate": "of the registration network from --joint-from on; 0 gives it the segmentation network's",
+    "joint_halve_every": "epochs in which that one halves; 0 keeps it",
     "segmentation_loss": "the published mean squared error, or cross-entropy and soft Dice of a softmax",
     "segmentation_weight": "of that loss; 0 leaves the segmentation network to the registration terms",
     "couple": "let the registration terms train the segmentation network, too",

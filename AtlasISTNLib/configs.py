@@ -224,8 +224,9 @@ class TrainConfig:
         part: "joint", or "itn" for the segmentation network alone.
         joint_from: the first epoch of a joint training in which the STN and the atlas take part; until then the ITN is
             trained alone, which costs a fraction. 0 for all.
-        joint_halve_every: epochs in which the STN's learning rate halves, exponentially from `learning_rate` in epoch
-            `joint_from`, so that it does not begin at the rate that the ITN has come down to; 0 gives it the ITN's.
+        joint_learning_rate: of the STN in epoch `joint_from`, so that it does not begin at the rate that the ITN has
+            come down to; 0 gives it the ITN's. A high one drives the atlas out of the grid before it has learnt much.
+        joint_halve_every: epochs in which that one halves, exponentially; 0 keeps it.
         segmentation_loss: L_s: "mse" as published, or "cross-entropy-dice".
         segmentation_weight: of L_s; 0 leaves the ITN to the registration terms.
         couple: whether the registration terms also train the ITN, as in the released code, through the prediction that
@@ -267,6 +268,7 @@ class TrainConfig:
     center_atlas: bool = False
     part: str = "joint"
     joint_from: int = 0
+    joint_learning_rate: float = 0.0
     joint_halve_every: int = 0
     segmentation_loss: str = "mse"
     segmentation_weight: float = 1.0
@@ -308,6 +310,7 @@ class TrainConfig:
         _positive("learning_rate", self.learning_rate)
         for name in (
             "clip",
+            "joint_learning_rate",
             "strength",
             "segmentation_weight",
             "label_blur",
@@ -380,9 +383,12 @@ class TrainConfig:
     def rates(self, epoch: int) -> tuple[float, float]:
         """Learning rates of the ITN and of the STN in an epoch, counted from 1."""
         itn = self.learning_rate * (0.5 ** ((epoch - 1) / self.halve_every) if self.halve_every else 1.0)
-        if not self.joint_halve_every:
+        if not self.joint_learning_rate:
             return itn, itn
-        return itn, self.learning_rate * 0.5 ** (max(epoch - max(self.joint_from, 1), 0) / self.joint_halve_every)
+        later = max(epoch - max(self.joint_from, 1), 0)
+        return itn, self.joint_learning_rate * (
+            0.5 ** (later / self.joint_halve_every) if self.joint_halve_every else 1.0
+        )
 
     def omega(self, epoch: int) -> float:
         """ω of an epoch, counted from 1."""

@@ -228,7 +228,7 @@ class TestVariants:
         """At the ITN's, which has come down to nothing, it would stay what it was."""
         config = replace(QUICK, epochs=3, joint_from=3, eta=0.5, halve_every=1, learning_rate=1e-3)
         assert config.rates(3) == (2.5e-4, 2.5e-4)
-        own = replace(config, joint_halve_every=2)
+        own = replace(config, joint_learning_rate=1e-3, joint_halve_every=2)
         assert own.rates(3) == (2.5e-4, 1e-3)
         assert own.rates(5) == (6.25e-5, 5e-4)
         start, _ = run(letters, replace(config, epochs=2))
