@@ -99,6 +99,8 @@ TRAIN_HELP = {
     "atlas_update": "running: from the training steps, where nothing is augmented; separate: in a pass of its own "
     "after each epoch, as published",
     "center_atlas": "also move the atlas towards the mean of all deformations",
+    "atlas_rounds": "rounds after the last epoch in which the atlas is made anew of cases that are registered by their "
+    "labels; they sharpen it",
     "part": "joint trains both networks, itn the segmentation network alone",
     "joint_from": "first epoch in which the registration network and the atlas take part in a joint training",
     "joint_learning_rate": "of the registration network from --joint-from on; 0 gives it the segmentation network's",

@@ -7,16 +7,22 @@ With many processes each goes through its share of the cases; sums are added up 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .augmentation import on_grid
 from .distributed import Processes
+from .losses import label_distance, smoothness
 from .model import AtlasISTN
 from .prepared import Prepared
 from .warp import displacement_from_velocity, identity, sample
+
+#: Steps in which a case is registered to the atlas by itself, and Adam's rates at their start: of the velocity in
+#: voxels, and of the affine parameters. They fall to 0 along a cosine.
+_STEPS, _VELOCITY_RATE, _AFFINE_RATE = 50, 0.2, 0.02
 
 
 @torch.no_grad()
@@ -89,6 +95,63 @@ def update_atlas(
         _move_atlas(model, eta * drift / len(cases))
 
 
+def renew_atlas(
+    model: AtlasISTN,
+    data: Prepared,
+    cases: Tensor,
+    strength: float,
+    group: Processes,
+    before_case: Callable[[int, int], None],
+) -> None:
+    """Make the atlas anew: the mean of all cases, each brought onto the atlas as closely as its labels tell.
+
+    The STN's one pass is only where a case begins; velocity and affine parameters are then fitted to its known labels
+    by themselves, L = L_a2s + λ L_reg, as in a refinement. An atlas from such a fit is as sharp as the cases allow,
+    however little the STN has learnt.
+
+    Args:
+        cases: (N,) which of the prepared cases: all that were trained on.
+        strength: λ on this grid.
+        before_case: told the number of cases done and of all of this process, before each of them.
+    """
+    model.eval()
+    sums = [torch.zeros_like(model.atlas_image), torch.zeros_like(model.atlas_labels)]
+    own = group.share(cases)
+    for number, index in enumerate(own.split(1)):
+        before_case(number, len(own))
+        image, labels = on_grid(data, index, group.device)
+        points = _registered(model, image, labels, strength)
+        for total, values in zip(sums, (image, labels), strict=True):
+            total += sample(values, points)[0]
+    group.add_up(sums)
+    _move_towards(model, sums, len(cases), 1.0)
+
+
+def _registered(model: AtlasISTN, image: Tensor, labels: Tensor, strength: float) -> Tensor:
+    """Image points (1, *shape, D) in CUBE for the atlas's voxels, from a fit to the labels (1, K, *shape) of a case."""
+    with torch.no_grad():
+        begun = model.stn(model.stn_input(labels, image))
+    parts = [None if part is None else part.detach().clone().requires_grad_(True) for part in begun]
+    rates = (_VELOCITY_RATE, _AFFINE_RATE)
+    moving = [{"params": [part], "lr": rate} for part, rate in zip(parts, rates, strict=True) if part is not None]
+    adam = torch.optim.Adam(moving)
+    slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: (1 + math.cos(math.pi * step / _STEPS)) / 2)
+    atlas = model.atlas_labels[1:].unsqueeze(0)
+    for _ in range(_STEPS):
+        warp = model.transformation(*parts)
+        plus = warp.displacement(1)
+        outward = warp.config.direction == "atlas_from_image"
+        found = sample(atlas, warp.atlas_from_image(plus if outward else None))
+        loss = label_distance(labels[:, 1:], found) + strength * smoothness(plus, labels)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        adam.step()
+        slower.step()
+    with torch.no_grad():
+        return model.transformation(*parts).image_from_atlas()
+
+
+@torch.no_grad()
 def _move_towards(model: AtlasISTN, sums: Sequence[Tensor], cases: int, eta: float) -> None:
     for atlas, total in zip((model.atlas_image, model.atlas_labels), sums, strict=True):
         atlas.mul_(1 - eta).add_(total / cases, alpha=eta)
@@ -114,4 +177,4 @@ def _move_atlas(model: AtlasISTN, velocity: Tensor) -> None:
         atlas.copy_(sample(atlas.unsqueeze(0), points)[0])
 
 
-__all__ = ["RunningMean", "mean_case", "update_atlas"]
+__all__ = ["RunningMean", "mean_case", "renew_atlas", "update_atlas"]

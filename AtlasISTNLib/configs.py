@@ -221,6 +221,8 @@ class TrainConfig:
             pass over all cases; "separate" makes that pass after the epoch, as published. Where cases are augmented or
             the atlas is centred, it is always the latter.
         center_atlas: after each epoch, also move the atlas by η of the mean velocity of all cases, towards mean zero.
+        atlas_rounds: rounds after the last epoch in which the atlas is made anew, each case registered to it by its
+            known labels as in a refinement: a sharp atlas where the STN does not align the cases well. 0 for none.
         part: "joint", or "itn" for the segmentation network alone.
         joint_from: the first epoch of a joint training in which the STN and the atlas take part; until then the ITN is
             trained alone, which costs a fraction. 0 for all.
@@ -266,6 +268,7 @@ class TrainConfig:
     late_epoch: int = 0
     atlas_update: str = "running"
     center_atlas: bool = False
+    atlas_rounds: int = 0
     part: str = "joint"
     joint_from: int = 0
     joint_learning_rate: float = 0.0
@@ -295,7 +298,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("halve_every", 0), ("strength_size", 0), ("folds", 0)):
             _whole(name, getattr(self, name), low)
-        for name in ("fold", "patience", "seed", "late_epoch", "joint_from", "joint_halve_every"):
+        for name in ("fold", "patience", "seed", "late_epoch", "joint_from", "joint_halve_every", "atlas_rounds"):
             _whole(name, getattr(self, name), 0)
         for name, choices in (
             ("part", PARTS),

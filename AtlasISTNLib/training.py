@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .atlas_updates import RunningMean, mean_case, update_atlas
+from .atlas_updates import RunningMean, mean_case, renew_atlas, update_atlas
 from .augmentation import batch_of, on_grid, prediction_noise
 from .bundle import About, Bundle, Label, find_device, grid_as_dict, half_extent
 from .checkpoint import Progressed, clear_half_written, resume, save_checkpoint
 from .configs import ModelConfig, NormalisationConfig, RefineConfig, TrainConfig, as_dict
 from .datasets import Case
 from .distributed import Processes, processes
-from .errors import ConfigError, DivergenceError
+from .errors import Cancelled, ConfigError, DivergenceError
 from .geometry import Grid
 from .label_maps import MapCase
 from .label_table import LabelTable, pairs_by_name
@@ -205,6 +205,7 @@ def run_training(
         if path is not None and group.from_first(path.exists()):
             run.go_on(path, setting)
         run.until_done(path, setting, report, cancel)
+        run.renew_atlas(report, cancel)
     trained = run.result(about, labels, normalisation, [case.name for case in cases])
     if synthesis is not None:
         record = {**trained.bundle.training, "synthesis": setting["synthesis"]}
@@ -294,6 +295,27 @@ class _Training:
             if path is not None and self.group.first:
                 save_checkpoint(path, self.model, self.optimizer, setting, self.so_far)
             report(Progress("train", epoch, self.config.epochs, terms, preview=self._atlas))
+
+    def renew_atlas(self, report: Report, cancel: Cancel) -> None:
+        """The rounds after the last epoch. Broken off, the atlas is that of the last whole one.
+
+        No checkpoint holds them: a training that goes on makes them again.
+        """
+        rounds, done = self.config.atlas_rounds, 0
+        alone = self.group.count == 1  # others would wait for one that stopped
+
+        def before_case(_number: int, cases: int) -> None:
+            nonlocal done
+            report(Progress("atlas", done, rounds * cases))
+            done += 1
+            if alone:
+                stop_if(cancel, "the making of the atlas")
+
+        for _ in range(rounds):
+            try:
+                renew_atlas(self.model, self.data, self.training, self.strength, self.group, before_case)
+            except Cancelled:
+                return
 
     def result(
         self, about: About, labels: Sequence[Label], normalisation: NormalisationConfig, names: Sequence[str]

@@ -155,6 +155,7 @@ def progress_text(event: Mapping[str, Any]) -> str:
     text = {
         "check": _("Reading case {step} of {total}"),
         "prepare": _("Preparing case {step} of {total}"),
+        "atlas": _("Making the atlas anew: case {step} of {total}"),
     }.get(stage)
     if text is None or not total:
         return str(event.get("message") or _("Starting the engine…"))

@@ -237,6 +237,22 @@ class TestVariants:
         step = [np.mean([np.abs(t[n] - tensors_of(start)[n]).mean() for n in names]) for t in (slow, fast)]
         assert step[1] > 2 * step[0]
 
+    def test_last_rounds_sharpen_the_atlas(self, letters):
+        """The STN hardly aligns the letters; registered by their labels they leave fewer voxels in doubt."""
+        config = replace(QUICK, eta=0.5)
+        plain, _ = run(letters, config)
+        stages = []
+        watched = {"report": lambda progress: stages.append((progress.stage, progress.step, progress.total))}
+        sharp, _ = run(letters, replace(config, atlas_rounds=2), **watched)
+        assert [entry for entry in stages if entry[0] == "atlas"] == [("atlas", n, 12) for n in range(12)]
+        before, after = (tensors_of(b)["atlas_labels"][1] for b in (plain, sharp))
+        doubtful = [np.mean((a > 0.1) & (a < 0.9)) for a in (before, after)]
+        assert doubtful[1] < 0.9 * doubtful[0]
+        sizes = [(case.labels.array > 0).sum() * np.prod(case.labels.grid.spacing) for case in letters]
+        assert after.sum() * np.prod(GRID.spacing) == pytest.approx(np.mean(sizes), rel=0.15)
+        weights = [{n: v for n, v in tensors_of(b).items() if not n.startswith("atlas")} for b in (plain, sharp)]
+        assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
     def test_batch_normalisation_is_gone_when_the_training_is_over(self, letters, tmp_path):
         """The model's ITN does what the normalised one did on held-out cases, and a training with it goes on."""
         config = replace(QUICK, epochs=3, validation=0.34, segmentation_loss="cross-entropy-dice", clip=1.0)
