@@ -22,7 +22,7 @@ VOLUMES = {
     "lateral ventricle": (3, 40),
     "thalamus": (5, 10),
     "caudate nucleus": (2.5, 5.5),
-    "putamen": (3.5, 8),
+    "putamen": (3, 8),
     "globus pallidus": (1, 2.6),
     "hippocampus": (2.8, 6),
     "amygdala": (1, 2.6),
