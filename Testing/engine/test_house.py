@@ -407,6 +407,8 @@ def test_tutorial_speaks_of_what_is_there() -> None:
     tutorial = text("docs/tutorial.md")
     form = ElementTree.parse(MODULE / "Resources" / "UI" / "AtlasISTN.ui")
     known = {"".join(node.itertext()).strip() for node in form.iter("string")} | set(lookups(MODULE))
+    models = (REPOSITORY / "Resources" / "Models").glob("*/manifest.json")
+    known |= {json.loads(path.read_text(encoding="utf-8"))["about"]["title"] for path in models}
     known = {name.removesuffix(":") for name in known} | {"Not for clinical use.", "bold"}
     named = {name.replace("\\*", "*") for name in re.findall(r"\*\*((?:[^*\\]|\\.)+)\*\*", tutorial)}
     assert named - known == set(), "the tutorial names what the panel has not"

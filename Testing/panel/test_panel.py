@@ -92,8 +92,8 @@ class TestOpening:
 
     def test_a_model_can_be_read_before_it_is_used(self, ui):
         text = ui.modelInfoLabel.text
-        assert "left ventricle" in text.replace("&nbsp;", " ")
-        assert "48 × 40 × 40" in text
+        assert "left thalamus" in text.replace("&nbsp;", " ")
+        assert "48 × 72 × 72" in text
         assert "Apache-2.0" in text
         assert "Not for clinical use" in text
 
