@@ -239,6 +239,9 @@ class _Refinement:
                 break
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if cancel():  # asked twice in a step: on a CPU a large model's takes longer than people like to wait
+                stopped = "cancelled"
+                break
             optimizer.step()
             schedule.step()
         return self._finished(stopped, fine=stopped == "finished" or not brief())

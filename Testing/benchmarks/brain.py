@@ -84,7 +84,7 @@ def _variant(bundle: Bundle, name: str, pair: Pair, options: argparse.Namespace)
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         safe = "".join(letter if letter.isalnum() else "-" for letter in name)
-        write_picture(bundle, refined, options.pictures / f"{safe}.png", truth)
+        write_picture(bundle, refined, options.pictures / f"{safe}.png", _on_grid(truth, image))
 
 
 def _structures(bundle: Bundle, truth: Volume, scores: dict[str, Scores]) -> None:
@@ -114,9 +114,9 @@ def _scores(results: dict[str, Result], truth: Volume) -> dict[str, Scores]:
     return {name: evaluate(result.labels, truth) for name, result in results.items()}
 
 
-def _on_grid(labels: Volume, truth: Volume) -> Volume:
-    """Labels where the known ones are: a change of resolution takes the image alone."""
-    return labels if labels.grid.same_as(truth.grid) else labels.resampled(truth.grid, "nearest")
+def _on_grid(labels: Volume, other: Volume) -> Volume:
+    """Labels on the voxels of others: a change of resolution takes the image alone."""
+    return labels if labels.grid.same_as(other.grid) else labels.resampled(other.grid, "nearest")
 
 
 def _pieces(labels: Volume) -> str:

@@ -100,6 +100,8 @@ class Walk:
         self.scan.GetDisplayNode().SetAutoWindowLevel(False)
         self.scan.GetDisplayNode().SetWindowLevel(900, 150)
         self.ui.inputVolumeSelector.setCurrentNode(self.scan)
+        if not self.panel.input.choose("phantom-heart"):
+            raise SystemExit("The model phantom-heart is not there")
         self.ui.threadsSpinBox.value = options.threads
         self.ui.iterationsSpinBox.value = options.iterations
         self.panel.parameters.mode = options.mode
