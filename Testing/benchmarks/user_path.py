@@ -163,7 +163,7 @@ class Walk:
         self.step(f"λ* = {strength:g}, Refine", 2, self.click("refineButton"))
 
     def drag_strength(self, strength: float) -> None:
-        """Auto on, and the slider to another λ*."""
+        """Auto on, and another λ* in the box beside the slider."""
         self.ui.autoCheckBox.checked = True
         standin.process_events(0.05)
         self.ui.strengthSpinBox.value = strength
